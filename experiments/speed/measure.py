@@ -1,0 +1,90 @@
+"""Time a piece of code and say on which machine it was timed."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import cv2
+
+VERSIONED = ("torch", "torchvision", "torchmetrics", "albumentations", "numpy")
+"""Distributions whose versions a timing depends on."""
+
+
+def median_seconds(f: Callable[[], object], repeats: int = 20) -> float:
+    """Time one call of `f`.
+
+    One call goes before the timed ones, because the first pays for caches, lazy imports and
+    the clock of the processor. The median is reported because a shared machine only ever adds
+    time, and adds it in bursts that would pull a mean along.
+
+    Args:
+        f: Called without arguments, `repeats` + 1 times. Work that it leaves running (a CUDA
+            kernel) is not timed.
+        repeats: Timed calls, at least 1.
+
+    Returns:
+        Median wall-clock seconds of a call.
+    """
+    f()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        f()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def machine_facts() -> dict[str, str]:
+    """Describe what a timing depends on: processor, cores, Python, library versions.
+
+    Returns:
+        Short strings, without the name of the host or its user. `cores` counts the cores this
+        process may run on, which in a container are fewer than the machine has.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": _cpu_model(),
+        "cores": str(cores),
+        "python": platform.python_version(),
+        # OpenCV is asked itself, because it is distributed under several names.
+        "opencv": cv2.__version__,
+        **{name: version(name) for name in VERSIONED},
+    }
+
+
+def report(record: dict[str, object], path: Path | None) -> None:
+    """Print a measurement as a table, and keep it if asked to.
+
+    Args:
+        record: Name and value of what was measured; numbers, strings and dictionaries of them.
+        path: JSON file to write, or None to print only. Its folder is made.
+    """
+    for name, value in _flatten(record).items():
+        print(f"{name:<24}{value:.3f}" if isinstance(value, float) else f"{name:<24}{value}")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _flatten(record: dict[str, object]) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": it for inner, it in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

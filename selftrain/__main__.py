@@ -1,0 +1,152 @@
+"""`python -m selftrain STAGE --dotted.path value ...`: run a stage and all that it needs."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from selftrain import comparison, distributed, progress, tracking
+from selftrain.checkpoint import CARD, NETWORK
+from selftrain.command_line import parse
+from selftrain.errors import InputError
+from selftrain.evaluate import METRICS
+from selftrain.pipeline import Pipeline
+from selftrain.predict import list_pictures, predict
+from selftrain.stage import Product
+
+Action = Callable[[Pipeline, tracking.Run], None]
+
+
+def _prepare(pipeline: Pipeline, run: tracking.Run) -> None:
+    """Draw or read the benchmark's data, check them and summarise them."""
+    _ = pipeline.prepared
+
+
+def _teacher(pipeline: Pipeline, run: tracking.Run) -> None:
+    """Train the teacher on the labelled images."""
+    _finish(pipeline.teacher, run)
+
+
+def _pseudo_label(pipeline: Pipeline, run: tracking.Run) -> None:
+    """Label the unlabelled pool with the teacher."""
+    _finish(pipeline.pseudo_labels, run)
+
+
+def _student(pipeline: Pipeline, run: tracking.Run) -> None:
+    """Train the student on real and pseudo labels."""
+    _finish(pipeline.student, run)
+
+
+def _evaluate(pipeline: Pipeline, run: tracking.Run) -> None:
+    """Measure a model on the evaluation splits."""
+    model = pipeline.model_to_evaluate()
+    _finish(pipeline.evaluate(model, "model"), run)
+
+
+def _predict(pipeline: Pipeline, run: tracking.Run) -> None:
+    """Write masks, colours and overlays for a folder of pictures."""
+    config = pipeline.config
+    samples = list_pictures(config.predict.images)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = _find_model(config.predict.model, Path(temporary))
+        predict(config.predict, samples, folder, config.machine)
+    progress.say(f"{len(samples)} pictures labelled: {config.predict.output}")
+
+
+def _find_model(name: str, temporary: Path) -> Path:
+    """Return the folder of a network named as a folder, a run id, or an MLflow URI."""
+    if (Path(name) / CARD).is_file():
+        return Path(name)
+    if name == "none":
+        raise InputError("predict.model is not set: name runs:/ID, models:/NAME or a folder.")
+    if ":/" not in name:
+        name = f"runs:/{tracking.finished(name).run_id}"
+    if name.startswith("runs:/") and name.count("/") == 1:
+        name += f"/{tracking.MODEL}"
+    return tracking.download(name, temporary) / "artifacts" / NETWORK
+
+
+def _main(pipeline: Pipeline, run: tracking.Run) -> None:
+    """Train teacher, student and control, evaluate all three and compare them."""
+    models = {
+        "teacher": pipeline.teacher,
+        "control": pipeline.control,
+        "student": pipeline.student,
+    }
+    evaluations = {name: pipeline.evaluate(model, name) for name, model in models.items()}
+    if distributed.rank() > 0:
+        return
+    measured = {
+        name: json.loads((product.folder / METRICS).read_bytes())
+        for name, product in evaluations.items()
+    }
+    splits = pipeline.data.splits
+    table = comparison.compare(measured, list(splits.evaluation), splits.classes.names)
+    comparison.show(table, f"{pipeline.config.benchmark}: IoU in percent")
+    keys = [
+        f"{name}: train key {model.key}, run {model.run_id}; "
+        f"evaluate key {evaluations[name].key}, run {evaluations[name].run_id}"
+        for name, model in models.items()
+    ]
+    for line in keys:
+        progress.say(line)
+    written = comparison.write(table, keys, pipeline.config.machine.outputs / "main")
+    progress.say(f"table: {written}")
+    run.log_files(written.parent, "comparison")
+    for name, product in models.items():
+        run.set_tags({f"selftrain.{name}": product.run_id})
+        run.log_metrics(
+            {
+                f"{name}/{key}": value
+                for key, value in measured[name].items()
+                if key.endswith("mIoU")
+            }
+        )
+
+
+def _finish(product: Product, run: tracking.Run) -> None:
+    run.set_tags({"selftrain.product": product.run_id})
+
+
+ACTIONS: dict[str, Action] = {
+    "prepare": _prepare,
+    "teacher": _teacher,
+    "pseudo_label": _pseudo_label,
+    "student": _student,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "main": _main,
+}
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run the stage that a command line asks for.
+
+    Raises:
+        InputError: the user can mend it.
+    """
+    stage, config = parse(argv, {name: str(action.__doc__) for name, action in ACTIONS.items()})
+    device = distributed.choose_device(config.machine.device)
+    with distributed.process_group(device):
+        if distributed.rank() == 0:
+            tracking.connect()
+            distributed.barrier()
+            with tracking.parent_run(stage) as parent:
+                ACTIONS[stage](Pipeline(config), parent)
+        else:
+            distributed.barrier()
+            tracking.connect()
+            ACTIONS[stage](Pipeline(config), tracking.SILENT)
+
+
+def main() -> None:
+    """Run a command; a mistake of the user's ends in one sentence and exit code 1."""
+    try:
+        run(sys.argv[1:])
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Benchmarks: one word that sets the data and a recipe that fits them.
+
+A benchmark is a set of values for knobs of `config.py`, whose defaults are the paper's. Arms
+of a study are scale-free (ratios, fractions), so one study runs on every benchmark.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from selftrain.config import Config, Scalar, override
+from selftrain.errors import InputError
+
+Values = Mapping[str, Scalar]
+
+
+def _both(values: Values) -> dict[str, Scalar]:
+    """Give teacher and student the same recipe."""
+    return {
+        f"{who}.{key}": value for who in ("teacher", "student") for key, value in values.items()
+    }
+
+
+def _camvid_start() -> str:
+    """Return the start for MobileNetV2: the file beside the checkout, else torchvision's."""
+    path = Path("../shared/weights/mobilenet_v2_imagenet.pth")
+    return str(path) if path.exists() else "IMAGENET1K_V1"
+
+
+def _scenes() -> dict[str, Scalar]:
+    return {
+        "data.dataset": "scenes",
+        "data.tile": 64,
+        "machine.data_root": "outputs/data",
+        "pseudo_label.measure": True,
+        **_both(
+            {
+                "network.name": "fast_scnn",
+                "network.backbone_weights": "none",
+                "epochs": 30,
+                "crop.size": 128,
+                "optim.lr": 0.05,
+                "optim.batch_size": 8,
+            }
+        ),
+        "student.data.pseudo_ratio": 3.0,
+    }
+
+
+def _camvid() -> dict[str, Scalar]:
+    return {
+        "data.dataset": "camvid",
+        "data.tile": 180,
+        "machine.data_root": "../shared/data/camvid",
+        **_both(
+            {
+                "network.backbone": "mobilenet_v2",
+                "network.output_stride": 16,
+                "network.backbone_weights": _camvid_start(),
+                "epochs": 120,
+                "crop.size": 320,
+                "optim.batch_size": 8,
+            }
+        ),
+        "student.data.pseudo_ratio": 3.0,
+    }
+
+
+def _camvid_small() -> dict[str, Scalar]:
+    return {
+        **_camvid(),
+        "data.scale": 0.5,
+        "data.tile": 90,
+        **_both({"epochs": 40, "crop.size": 160}),
+    }
+
+
+BENCHMARKS = {"scenes": _scenes, "camvid_small": _camvid_small, "camvid": _camvid}
+
+
+def benchmark(name: str) -> Config:
+    """Return the config of a benchmark.
+
+    Raises:
+        InputError: there is no such benchmark.
+    """
+    if name not in BENCHMARKS:
+        raise InputError(f"There is no benchmark {name}; there are {', '.join(BENCHMARKS)}.")
+    return override(Config(benchmark=name), BENCHMARKS[name]())

@@ -1,0 +1,122 @@
+"""From the words of a command to a stage and its config.
+
+tyro makes the help from the config's docstrings. The values are parsed here, because every
+mistake must end in one sentence that names the knob, and tyro answers with a page.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import tyro
+
+from selftrain.benchmarks import BENCHMARKS, benchmark
+from selftrain.config import Config, Scalar, check_known, flatten, override
+from selftrain.errors import InputError
+
+
+def parse(argv: Sequence[str], stages: Mapping[str, str]) -> tuple[str, Config]:
+    """Return the stage and the config that a command line asks for.
+
+    Args:
+        argv: `STAGE --dotted.path value --dotted.path=value ...`, without the program's name.
+        stages: Name of each stage -> one line about it.
+
+    Raises:
+        InputError: a stage or knob is unknown, a value is missing, of a wrong type or out of range.
+        SystemExit: help was asked for and printed.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview(stages))
+        raise SystemExit(0)
+    stage, *rest = argv
+    if stage not in stages:
+        raise InputError(f"There is no stage {stage}; there are {', '.join(stages)}.")
+    if "-h" in rest or "--help" in rest:
+        _print_knobs(stage, stages[stage], _benchmark_named_in(rest))
+    texts = _pairs(rest)
+    config = benchmark(texts.pop("benchmark", Config().benchmark))
+    known, types = flatten(config), leaf_types(Config)
+    for path in texts:
+        check_known(path, known)
+    return stage, override(config, {k: _value(k, v, types[k]) for k, v in texts.items()})
+
+
+def _overview(stages: Mapping[str, str]) -> str:
+    width = max(map(len, stages))
+    return "\n".join(
+        [
+            "usage: python -m selftrain STAGE [--benchmark NAME] [--dotted.path VALUE ...]",
+            "",
+            "stages (each makes or finds what it needs):",
+            *(f"  {name:{width}}  {line}" for name, line in stages.items()),
+            "",
+            f"benchmarks: {', '.join(BENCHMARKS)}",
+            "",
+            "python -m selftrain STAGE --help lists every knob; for example:",
+            "  python -m selftrain student --student.optim.lr 0.02",
+        ]
+    )
+
+
+def _benchmark_named_in(words: Sequence[str]) -> Config:
+    texts = _pairs([word for word in words if word not in ("-h", "--help")])
+    return benchmark(texts.get("benchmark", Config().benchmark))
+
+
+def _print_knobs(stage: str, line: str, defaults: Config) -> None:
+    tyro.cli(
+        Config,
+        prog=f"python -m selftrain {stage}",
+        description=line,
+        args=["--help"],
+        default=defaults,
+        config=(tyro.conf.FlagConversionOff, tyro.conf.UsePythonSyntaxForLiteralCollections),
+    )
+
+
+def _pairs(words: Sequence[str]) -> dict[str, str]:
+    """Return {knob: text} of `--knob text` and `--knob=text`; the last of several wins."""
+    found: dict[str, str] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise InputError(f"{word!r} is no knob: write --dotted.path value.")
+        path, has_value, text = word[2:].partition("=")
+        if not has_value:
+            if not rest or rest[0].startswith("--"):
+                raise InputError(f"--{path} has no value: write --{path} VALUE.")
+            text = rest.pop(0)
+        found[path] = text
+    return found
+
+
+def leaf_types(config_type: type, prefix: str = "") -> dict[str, Any]:
+    """Return {dotted path: type} of every knob of a config dataclass."""
+    found: dict[str, Any] = {}
+    for name, wanted in get_type_hints(config_type).items():
+        if inspect.isclass(wanted) and dataclasses.is_dataclass(wanted):
+            found |= leaf_types(wanted, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = wanted
+    return found
+
+
+def _value(path: str, text: str, wanted: Any) -> Scalar:
+    """Convert one value; `override` checks what it means."""
+    if wanted is bool:
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"{path} = {text!r} is neither true nor false.")
+        return text.lower() == "true"
+    if get_origin(wanted) is Literal:
+        wanted = type(get_args(wanted)[0])
+    if wanted in (str, Path):
+        return wanted(text)  # type: ignore[no-any-return]
+    try:
+        return wanted(text)  # type: ignore[no-any-return]
+    except ValueError as error:
+        kind = {int: "a whole number", float: "a number"}[wanted]
+        raise InputError(f"{path} = {text!r} is not {kind}.") from error

@@ -1,0 +1,58 @@
+"""The table that a pipeline is run for: teacher, control and student side by side."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from selftrain.files import write_atomically
+
+
+def compare(
+    metrics: Mapping[str, Mapping[str, float]], splits: Sequence[str], classes: Sequence[str]
+) -> pd.DataFrame:
+    """Put the metrics of several models beside each other.
+
+    Args:
+        metrics: Model -> its metrics as `evaluate` names them.
+        splits: Evaluation splits; the IoU of each class is given for the first.
+        classes: Names of the classes.
+
+    Returns:
+        A row a metric, a column a model, in percent; and the column `student - control`, the
+        gain at equal iterations. A class that does not occur is NaN.
+    """
+    wanted = {f"{split} mIoU": f"{split}/mIoU" for split in splits}
+    wanted |= {f"{splits[0]} IoU {name}": f"{splits[0]}/IoU/{name}" for name in classes}
+    table = pd.DataFrame({"metric": list(wanted)})
+    for model, found in metrics.items():
+        table[model] = [100 * found.get(key, float("nan")) for key in wanted.values()]
+    table["student - control"] = table["student"] - table["control"]
+    return table
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """Return the table as Markdown; what was not measured is "-"."""
+    return str(table.to_markdown(index=False, floatfmt=".2f", missingval="-"))
+
+
+def show(table: pd.DataFrame, title: str) -> None:
+    """Print the table."""
+    shown = Table(title=title)
+    for column in table.columns:
+        shown.add_column(column, justify="left" if column == "metric" else "right")
+    for row in table.itertuples(index=False):
+        cells = [f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row]
+        shown.add_row(*("-" if cell == "nan" else cell for cell in cells))
+    Console().print(shown)
+
+
+def write(table: pd.DataFrame, keys: Sequence[str], folder: Path) -> Path:
+    """Write the table as CSV and Markdown, with the keys of its runs; return the Markdown file."""
+    write_atomically(folder / "comparison.csv", table.to_csv(index=False).encode())
+    lines = [to_markdown(table), "", *(f"- {line}" for line in keys), ""]
+    path = folder / "comparison.md"
+    write_atomically(path, "\n".join(lines).encode())
+    return path

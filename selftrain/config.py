@@ -1,0 +1,385 @@
+"""Every knob of every stage, once.
+
+A knob's dotted path (`student.optim.lr`) is its command-line flag, its `-P` key under
+`mlflow run`, the key of an ablation arm, the Optuna parameter and the MLflow param. Defaults
+are the paper's setting on Cityscapes; `benchmarks.py` holds what other data need. Sources:
+[deck] the paper's tables, [VPLR] its predecessor's recipe, [choice] ours (docs/method.md).
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from selftrain.errors import InputError
+
+Scalar = str | int | float | bool | Path
+
+LABELLED_FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+
+
+def _require(ok: bool, knob: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise InputError(f"{knob} = {value!r} is out of range: allowed is {allowed}.")
+
+
+def _require_share(knob: str, value: float) -> None:
+    _require(0 <= value <= 1, knob, value, "a share from 0 to 1")
+
+
+def _require_positive(knob: str, value: float) -> None:
+    _require(value > 0 and math.isfinite(value), knob, value, "a finite number above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesConfig:
+    """The street scenes that the program draws itself."""
+
+    images: int = 512
+    """Images of the training pool; the labelled fraction is taken from them."""
+    dev: int = 64
+    """Images of the dev split, on which choices are made."""
+    test: int = 128
+    """Images of the test split, which `evaluate` reads."""
+    width: int = 256
+    """Width in pixels; the height is half of it."""
+    seed: int = 0
+    """Decides every scene; another seed is another city."""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "dev", "test"):
+            _require_positive(name, getattr(self, name))
+        _require(self.width >= 64, "width", self.width, "64 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images there are and which of them carry labels."""
+
+    dataset: Literal["scenes", "camvid"] = "scenes"
+    """Reader of the files: scenes (drawn by the program) or camvid."""
+    labelled_fraction: float = 0.125
+    """Share of the training images whose labels are used: 1/16, 1/8, 1/4, 1/2 or 1 [choice]."""
+    scale: float = 1.0
+    """Frames are resized by this factor when they are read; 1 is the files' own size."""
+    tile: int = 1024
+    """Centroids are found tile by tile: side of a tile in pixels of the scaled frame [VPLR]."""
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+
+    def __post_init__(self) -> None:
+        _require_positive("scale", self.scale)
+        _require(self.tile >= 8, "tile", self.tile, "8 pixels or more")
+        allowed = ", ".join(f"{value:g}" for value in LABELLED_FRACTIONS)
+        known = self.labelled_fraction in LABELLED_FRACTIONS
+        _require(known, "labelled_fraction", self.labelled_fraction, f"one of {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """The segmentation network (Table 3)."""
+
+    name: Literal["deeplabv3plus", "fast_scnn"] = "deeplabv3plus"
+    """Architecture [deck]."""
+    backbone: Literal["resnext50_32x4d", "resnet50", "mobilenet_v2"] = "resnext50_32x4d"
+    """Backbone of deeplabv3plus; fast_scnn has none of its own and ignores it [deck]."""
+    output_stride: Literal[8, 16, 32] = 8
+    """Input size over size of the deepest features, for deeplabv3plus [VPLR]."""
+    backbone_weights: str = "IMAGENET1K_V2"
+    """none, a torchvision weights name, or a path to a .pth or .safetensors file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochConfig:
+    """What an epoch is made of (Table 2)."""
+
+    repeat: float = 1.0
+    """Real crops of an epoch as a multiple of the labelled images [deck]."""
+    pseudo_ratio: float = 0.0
+    """Pseudo-labelled crops for each real crop; 0 trains on real labels alone [deck]."""
+    threshold: float = 0.0
+    """Pseudo labels below this confidence are ignored; 0 keeps all [choice]."""
+
+    def __post_init__(self) -> None:
+        _require_positive("repeat", self.repeat)
+        in_range = 0 <= self.pseudo_ratio <= 1000
+        _require(in_range, "pseudo_ratio", self.pseudo_ratio, "0 to 1000")
+        _require_share("threshold", self.threshold)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """Centroid sampling (Section 3.2)."""
+
+    centroid_fraction: float = 0.5
+    """Share of the crops placed on class centroids, dealt evenly to the classes [VPLR]."""
+
+    def __post_init__(self) -> None:
+        _require_share("centroid_fraction", self.centroid_fraction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """Crop size and how it changes over the epochs (Section 3.3, Table 4)."""
+
+    size: int = 800
+    """Side of the full crop in pixels [deck]."""
+    schedule: Literal[
+        "constant", "coarse2fine", "fine2coarse", "coarse2fine_plus", "fine2coarse_plus"
+    ] = "constant"
+    """Crop size over the epochs [deck]."""
+    warm_up: float = 0.0
+    """Share of the epochs at the full size first; the paper's 20 of 180 is 0.111 [deck]."""
+    cycles: int = 3
+    """Ramps of the two `_plus` schedules [choice]."""
+    constant_pixels: bool = False
+    """Grow batch and learning rate as the crop shrinks, so that a step sees as many pixels."""
+
+    def __post_init__(self) -> None:
+        _require(self.size >= 32, "size", self.size, "32 pixels or more")
+        _require_share("warm_up", self.warm_up)
+        _require(self.cycles >= 1, "cycles", self.cycles, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random changes of a crop, image and label together."""
+
+    scale_min: float = 0.5
+    """Smallest random scale [VPLR]."""
+    scale_max: float = 2.0
+    """Largest random scale [VPLR]."""
+    flip: float = 0.5
+    """Probability of a horizontal flip [VPLR]."""
+    jitter: float = 0.25
+    """Strength of the jitter of brightness, contrast, saturation and hue; 0 is off [VPLR]."""
+    blur: float = 0.5
+    """Probability of a Gaussian blur, sigma 0.15 to 1.3 pixels [VPLR]."""
+
+    def __post_init__(self) -> None:
+        ordered = 0 < self.scale_min <= self.scale_max <= 16
+        text = "0 < scale_min <= scale_max <= 16"
+        _require(ordered, "scale_min", self.scale_min, text)
+        _require_share("flip", self.flip)
+        _require_share("blur", self.blur)
+        _require(0 <= self.jitter <= 1, "jitter", self.jitter, "0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Stochastic gradient descent with a polynomial decay."""
+
+    lr: float = 0.01
+    """Learning rate at the first step, for the stated batch_size [choice]."""
+    momentum: float = 0.9
+    """[VPLR]"""
+    weight_decay: float = 1e-4
+    """[VPLR]"""
+    power: float = 0.9
+    """lr falls as (1 - step / steps) ** power [VPLR]."""
+    batch_size: int = 16
+    """Crops of a step, over all processes [VPLR]."""
+    accumulate: int = 1
+    """Parts into which a process cuts its share of a step to save memory [choice]."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights that is then the result; 0 is off [choice]."""
+
+    def __post_init__(self) -> None:
+        _require_positive("lr", self.lr)
+        _require(0 <= self.momentum < 1, "momentum", self.momentum, "0 to below 1")
+        decays = 0 <= self.weight_decay < 1
+        _require(decays, "weight_decay", self.weight_decay, "0 to below 1")
+        _require_positive("power", self.power)
+        _require(self.batch_size >= 2, "batch_size", self.batch_size, "2 or more")
+        _require(self.accumulate >= 1, "accumulate", self.accumulate, "1 or more")
+        _require(0 <= self.ema < 1, "ema", self.ema, "0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training: teacher, student and control are this with other values."""
+
+    epochs: int = 180
+    """[VPLR]"""
+    seed: int = 0
+    """Decides the initial weights, the crops and their augmentation."""
+    eval_every: int = 10
+    """Epochs between measurements on dev; the last epoch is always measured [choice]."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    data: EpochConfig = field(default_factory=EpochConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    crop: CropConfig = field(default_factory=CropConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        _require(self.eval_every >= 1, "eval_every", self.eval_every, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """How a network is asked for labels."""
+
+    scales: str = "1"
+    """Scales of the image whose probabilities are averaged, with commas: 0.5,1,2."""
+    flip: bool = False
+    """Average with the mirrored image too."""
+
+    def __post_init__(self) -> None:
+        try:
+            valid = all(0.1 <= scale <= 4 for scale in self.scale_list())
+        except ValueError:
+            valid = False
+        _require(valid, "scales", self.scales, "numbers from 0.1 to 4 with commas between")
+
+    def scale_list(self) -> list[float]:
+        """Return the scales as numbers."""
+        return [float(part) for part in self.scales.split(",")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabelConfig:
+    """How the teacher labels the pool."""
+
+    teacher: str = "none"
+    """Run id of the teacher; none: train or find the teacher that the config describes."""
+    inference: InferenceConfig = field(default_factory=lambda: InferenceConfig(flip=True))
+    shard_size: int = 256
+    """Images of a shard: what is done again after an interruption."""
+    measure: bool = False
+    """Open the pool's hidden labels, if it has any, to measure the pseudo labels."""
+
+    def __post_init__(self) -> None:
+        _require(self.shard_size >= 1, "shard_size", self.shard_size, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is measured on the evaluation splits."""
+
+    model: str = "none"
+    """Run id of a training; none: the student that the config describes."""
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Labels for a folder of pictures."""
+
+    images: Path = Path("images")
+    """Folder with pictures of any sizes; it is searched with its subfolders."""
+    model: str = "none"
+    """runs:/ID, models:/NAME@ALIAS, a run id, or a folder with weights.safetensors."""
+    output: Path = Path("predictions")
+    """Folder for the masks/, colors/ and overlays/ that are written."""
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineConfig:
+    """Where things lie and what they run on: never part of a key."""
+
+    data_root: Path = Path("data")
+    """Folder of the data set's files; scenes are drawn into it."""
+    outputs: Path = Path("outputs")
+    """Folder for the stages' products, one folder a key."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA where there is one."""
+    workers: int = -1
+    """Loader processes; -1 takes one for each core but one, at most 8."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto computes in bf16 on CUDA and in fp32 on the CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The whole pipeline."""
+
+    benchmark: str = "scenes"
+    """Named set of values for everything below: scenes, camvid_small or camvid."""
+    data: DataConfig = field(default_factory=DataConfig)
+    teacher: TrainConfig = field(default_factory=TrainConfig)
+    pseudo_label: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
+    student: TrainConfig = field(
+        default_factory=lambda: TrainConfig(data=EpochConfig(repeat=0.5, pseudo_ratio=7.0))
+    )
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+
+
+T = TypeVar("T")
+
+
+def flatten(config: object) -> dict[str, Scalar]:
+    """Return {dotted path: value} of every knob; the inverse of `override`."""
+    return dict(_leaves(config, ""))
+
+
+def _leaves(config: object, prefix: str) -> Iterator[tuple[str, Scalar]]:
+    for item in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, value
+
+
+def override(config: T, values: Mapping[str, Scalar]) -> T:
+    """Return a copy with other values.
+
+    Args:
+        config: A config dataclass.
+        values: Dotted path -> value of the knob's type.
+
+    Raises:
+        InputError: a knob is unknown (the nearest is named), of another type or out of range.
+    """
+    known = flatten(config)
+    for path in values:
+        check_known(path, known)
+    replaced: T = _replace(config, values, "")
+    return replaced
+
+
+def check_known(path: str, known: Mapping[str, object]) -> None:
+    """Raise InputError with the nearest knob if `path` is none of the `known`."""
+    if path in known:
+        return
+    near = get_close_matches(path, known, n=1, cutoff=0.0)
+    raise InputError(f"There is no knob {path}; did you mean {near[0]}?")
+
+
+def _replace(config: Any, values: Mapping[str, Scalar], prefix: str) -> Any:
+    types = get_type_hints(type(config))
+    changes: dict[str, object] = {}
+    for item in dataclasses.fields(config):
+        path = prefix + item.name
+        if path in values:
+            changes[item.name] = _typed(path, values[path], types[item.name])
+        elif any(key.startswith(path + ".") for key in values):
+            changes[item.name] = _replace(getattr(config, item.name), values, path + ".")
+    try:
+        return dataclasses.replace(config, **changes)
+    except InputError as error:  # a part of the config does not know where in the whole it stands
+        raise InputError(prefix + str(error)) from error
+
+
+def _typed(path: str, value: Scalar, wanted: Any) -> Scalar:
+    """Check the type; an int is taken for a float, a str for a Path, nothing else is bent."""
+    allowed = get_args(wanted)
+    if allowed:  # Literal
+        if value not in allowed:
+            raise InputError(f"{path} = {value!r} is none of {', '.join(map(str, allowed))}.")
+        return value
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if wanted is Path and isinstance(value, str):
+        return Path(value)
+    if type(value) is not wanted and not isinstance(value, Path):
+        raise InputError(f"{path} = {value!r} is not a {wanted.__name__}.")
+    return value

@@ -1,0 +1,1 @@
+"""From files to batches: samples, centroids, the epoch's plan, crops."""

@@ -1,0 +1,325 @@
+"""What drawn scenes are painted on: a camera, a light, and a picture with its labels.
+
+World coordinates are metres: x to the right of the camera, y up from the ground, z ahead. Things
+are painted far to near, so that what is painted later hides what lies behind it.
+"""
+
+import colorsys
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+Color = tuple[float, float, float]
+"""RGB in [0, 255] for a colour; also used for factors per channel and for directions."""
+Floats = NDArray[np.float64]
+Pixels = NDArray[np.int32]
+
+
+class Label(IntEnum):
+    """The 19 classes of Cityscapes; the value is the train id."""
+
+    ROAD = 0
+    SIDEWALK = 1
+    BUILDING = 2
+    WALL = 3
+    FENCE = 4
+    POLE = 5
+    TRAFFIC_LIGHT = 6
+    TRAFFIC_SIGN = 7
+    VEGETATION = 8
+    TERRAIN = 9
+    SKY = 10
+    PERSON = 11
+    RIDER = 12
+    CAR = 13
+    TRUCK = 14
+    BUS = 15
+    TRAIN = 16
+    MOTORCYCLE = 17
+    BICYCLE = 18
+
+
+VOID = 255
+SUPERSAMPLING = 2  # drawn this much larger and averaged: the only anti-aliasing labels survive
+SUBPIXEL_BITS = 4
+NEAR = 0.8  # metres; nothing is drawn closer to the camera
+THINNEST = 0.005  # picture heights; bars are drawn at least this wide
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """A camera looking along the street; lengths in the picture are in picture heights."""
+
+    height: float
+    """Metres above the ground."""
+    focal: float
+    """Focal length in picture heights."""
+    horizon: float
+    """Picture heights from the top edge."""
+    center: float
+    """Where the street vanishes, in picture heights from the left edge (1 is the middle)."""
+    bend: float
+    """Half the curvature of the street, 1/m; the street drifts by bend * z**2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Light:
+    """Sun, sky and air. Colours are multiplied by `ambient` + `sun` * cosine."""
+
+    ambient: Color
+    sun: Color
+    direction: Color
+    """Unit vector towards the sun."""
+    haze: Color
+    """Colour that distance fades to."""
+    density: float
+    """Of the haze, 1/m."""
+    lamps: bool
+    """True when windows and lamps are lit."""
+
+    def on(self, color: Color, normal: Color, distance: float) -> tuple[int, int, int]:
+        """Return the colour of a surface as it is seen from `distance` metres."""
+        d, a, s, h = self.direction, self.ambient, self.sun, self.haze
+        facing = max(0.0, normal[0] * d[0] + normal[1] * d[1] + normal[2] * d[2])
+        clear = math.exp(-distance * self.density)
+        faded = 1 - clear
+        return (
+            int(min(255.0, color[0] * (a[0] + s[0] * facing)) * clear + h[0] * faded),
+            int(min(255.0, color[1] * (a[1] + s[1] * facing)) * clear + h[1] * faded),
+            int(min(255.0, color[2] * (a[2] + s[2] * facing)) * clear + h[2] * faded),
+        )
+
+    def through(self, color: Color, distance: float) -> tuple[int, int, int]:
+        """Return the colour of something that shines by itself, seen from `distance` metres."""
+        clear = math.exp(-distance * self.density)
+        red, green, blue = (
+            int(c * clear + h * (1 - clear)) for c, h in zip(color, self.haze, strict=True)
+        )
+        return red, green, blue
+
+
+TOWARDS: Color = (0.0, 0.0, -1.0)  # normal of a surface that faces the camera
+UP: Color = (0.0, 1.0, 0.0)
+
+
+class Canvas:
+    """A picture (2H, 2W, 3) and its labels (2H, 2W), painted together or apart.
+
+    Strokes are kept until `flush`, which projects the corners of all of them at once: one by one,
+    the overhead of numpy's calls would be most of the time that a scene takes.
+    """
+
+    def __init__(self, camera: Camera, light: Light, width: int, height: int) -> None:
+        self.camera = camera
+        self.light = light
+        self.rows = height * SUPERSAMPLING
+        self.image = np.zeros((self.rows, width * SUPERSAMPLING, 3), np.uint8)
+        self.labels = np.full(self.image.shape[:2], VOID, np.uint8)
+        self._corners: list[Floats] = []
+        self._strokes: list[Callable[[Pixels], None]] = []
+        # The projection in fixed-point pixels; integer coordinates are the centres of pixels.
+        self._unit = float(self.rows << SUBPIXEL_BITS)
+
+    def pixels(self, points: Floats) -> Pixels:
+        """Project world points (N, 3) to the fixed-point pixels (N, 2) OpenCV draws with."""
+        camera = self.camera
+        x, y, z = points.T
+        z = np.maximum(z, NEAR)
+        across = camera.center + camera.focal * (x / z + camera.bend * z)
+        down = camera.horizon + camera.focal * (camera.height - y) / z
+        return self.to_pixels(np.stack([across, down], axis=1))
+
+    def to_pixels(self, seen: Floats) -> Pixels:
+        """Turn picture heights (..., 2) into the fixed-point pixels OpenCV draws with."""
+        return np.rint(seen * self._unit - 0.5 * (1 << SUBPIXEL_BITS)).astype(np.int32)
+
+    def flush(self) -> None:
+        """Draw all strokes recorded so far, in their order."""
+        if not self._strokes:
+            return
+        pixels = self.pixels(np.concatenate(self._corners))
+        start = 0
+        for corners, stroke in zip(self._corners, self._strokes, strict=True):
+            end = start + len(corners)
+            stroke(pixels[start:end])
+            start = end
+        self._corners.clear()
+        self._strokes.clear()
+
+    def color_pixels(self, polygons: Sequence[Pixels], color: Sequence[float]) -> None:
+        """Colour polygons that do not overlap, at once; the labels stay."""
+        cv2.fillPoly(self.image, polygons, color, cv2.LINE_8, SUBPIXEL_BITS)
+
+    def label_pixels(self, polygon: Pixels, label: int) -> None:
+        """Label one polygon at once; the picture stays."""
+        cv2.fillPoly(self.labels, [polygon], (label,), cv2.LINE_8, SUBPIXEL_BITS)
+
+    def record(self, points: Floats, color: Sequence[float] | None, label: int | None) -> None:
+        """Record a polygon (N, 3) in a colour that is already lit; None leaves a layer alone."""
+
+        def stroke(pixels: Pixels) -> None:
+            if color is not None:
+                cv2.fillPoly(self.image, [pixels], color, cv2.LINE_8, SUBPIXEL_BITS)
+            if label is not None:
+                cv2.fillPoly(self.labels, [pixels], (label,), cv2.LINE_8, SUBPIXEL_BITS)
+
+        self._corners.append(points)
+        self._strokes.append(stroke)
+
+    def record_many(self, polygons: Floats, color: Sequence[float]) -> None:
+        """Record polygons (M, N, 3) that do not overlap, in a colour that is already lit."""
+        count, corners = polygons.shape[:2]
+        if count == 0:
+            return
+
+        def stroke(pixels: Pixels) -> None:
+            split = list(pixels.reshape(count, corners, 2))
+            cv2.fillPoly(self.image, split, color, cv2.LINE_8, SUBPIXEL_BITS)
+
+        self._corners.append(polygons.reshape(-1, 3))
+        self._strokes.append(stroke)
+
+    def paint(self, points: Floats, color: Color, label: int, normal: Color = TOWARDS) -> None:
+        """Colour and label one flat polygon (N, 3)."""
+        self.record(points, self.light.on(color, normal, float(points[0, 2])), label)
+
+    def decorate(
+        self, polygons: Floats, color: Color, normal: Color = TOWARDS, *, glow: bool = False
+    ) -> None:
+        """Colour polygons (M, N, 3) that do not overlap each other, without labelling them."""
+        if len(polygons) == 0:
+            return
+        distance = float(polygons[0, 0, 2])
+        light = self.light
+        seen = light.through(color, distance) if glow else light.on(color, normal, distance)
+        self.record_many(polygons, seen)
+
+    def mark(self, points: Floats, label: int) -> None:
+        """Label one polygon (N, 3) without colouring it: fences and wheels are seen through."""
+        self.record(points, None, label)
+
+    def hull(self, points: Floats, label: int, color: Color | None = None) -> None:
+        """Label the outline of a solid from its corners (..., 3), and colour it if asked to."""
+        corners = points.reshape(-1, 3)
+        seen = self.light.on(color, TOWARDS, float(corners[0, 2])) if color is not None else None
+
+        def stroke(pixels: Pixels) -> None:
+            outline = cv2.convexHull(pixels)
+            if seen is not None:
+                cv2.fillPoly(self.image, [outline], seen, cv2.LINE_8, SUBPIXEL_BITS)
+            cv2.fillPoly(self.labels, [outline], (label,), cv2.LINE_8, SUBPIXEL_BITS)
+
+        self._corners.append(corners)
+        self._strokes.append(stroke)
+
+    def line(self, ends: Floats, width: float, color: Color, label: int) -> None:
+        """Draw a thin bar between world points (2, 3).
+
+        Args:
+            ends: The two ends.
+            width: Metres. Bars are never drawn thinner than about half a pixel of 128 rows.
+            color: RGB before light.
+            label: Class of the bar.
+        """
+        focal = self.camera.focal
+        near, far = (
+            max(width * focal / max(z, NEAR), THINNEST) * self._unit / 2 for z in ends[:, 2].tolist()
+        )
+        seen = self.light.on(color, TOWARDS, float(ends[0, 2]))
+
+        def stroke(pixels: Pixels) -> None:
+            (left, top), (right, bottom) = pixels.tolist()
+            x, y = right - left, bottom - top
+            length = math.hypot(x, y) or 1.0
+            a, b = near / length, far / length
+            corners = [
+                (left - y * a, top + x * a),
+                (right - y * b, bottom + x * b),
+                (right + y * b, bottom - x * b),
+                (left + y * a, top - x * a),
+            ]
+            polygon = np.array(corners).astype(np.int32)
+            cv2.fillPoly(self.image, [polygon], seen, cv2.LINE_8, SUBPIXEL_BITS)
+            cv2.fillPoly(self.labels, [polygon], (label,), cv2.LINE_8, SUBPIXEL_BITS)
+
+        self._corners.append(ends)
+        self._strokes.append(stroke)
+
+
+def between(rng: np.random.Generator, low: float, high: float) -> float:
+    """Draw a number in [low, high); faster than `Generator.uniform` for one number."""
+    return low + (high - low) * rng.random()
+
+
+def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
+    """Draw one of `choices`, all equally likely."""
+    return choices[int(rng.random() * len(choices))]
+
+
+def hsv(hue: float, saturation: float, value: float) -> Color:
+    """Return an RGB colour in [0, 255] from hue, saturation and value in [0, 1]."""
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
+    return red * 255, green * 255, blue * 255
+
+
+def dim(color: Color, factor: float) -> Color:
+    """Return `color` times `factor`, at most 255."""
+    red, green, blue = color
+    return min(255.0, red * factor), min(255.0, green * factor), min(255.0, blue * factor)
+
+
+@cache
+def disc(corners: int) -> Floats:
+    """Return a unit circle as a polygon (corners, 2)."""
+    angle = np.arange(corners) * (2 * np.pi / corners)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+@cache
+def texture(name: str, width: int, height: int) -> NDArray[np.float32]:
+    """Return a noise field of 1.5 picture widths and heights, mean 0 and deviation 1.
+
+    It is made on one grid and resized, so that it shows the same grain at every picture size.
+
+    Args:
+        name: One of `TEXTURES`.
+        width: Of the picture.
+        height: Of the picture.
+    """
+    layers = TEXTURES[name]
+    # A fixed stream per texture: the scene chooses only the offset of its cut-out.
+    rng = np.random.default_rng([list(TEXTURES).index(name), 1906])
+    field = np.zeros((384, 768), np.float32)
+    for across, down, strength in layers:
+        noise = rng.standard_normal(field.shape, np.float32)
+        smooth = cv2.GaussianBlur(noise, (0, 0), sigmaX=across, sigmaY=down)
+        field += strength * smooth / smooth.std()
+    shape = (width * 3 // 2, height * 3 // 2)
+    shrinks = shape[0] < field.shape[1]
+    field = cv2.resize(field, shape, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    result: NDArray[np.float32] = (field / field.std()).astype(np.float32)
+    return result
+
+
+TEXTURES: dict[str, list[tuple[float, float, float]]] = {  # (blur across, blur down, strength)
+    "asphalt": [(1.2, 0.8, 1.0), (14.0, 3.0, 0.5)],
+    "leaves": [(1.6, 1.6, 1.0), (5.0, 5.0, 0.8)],
+    "grass": [(0.8, 2.4, 1.0), (9.0, 3.0, 0.7)],
+    "plaster": [(1.0, 1.0, 0.6), (16.0, 16.0, 1.0)],
+    "clouds": [(40.0, 12.0, 1.0), (14.0, 5.0, 0.4)],
+}
+
+
+@cache
+def sensor_noise(width: int, height: int) -> NDArray[np.float32]:
+    """Return white noise of 1.5 picture widths and heights and 3 channels, deviation 1."""
+    rng = np.random.default_rng(1907)
+    return rng.standard_normal((height * 3 // 2, width * 3 // 2, 3), np.float32)

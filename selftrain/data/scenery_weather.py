@@ -1,0 +1,172 @@
+"""Light and weather of a drawn scene, and the way from a painted canvas to a photograph."""
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from selftrain.data.scenery_canvas import (
+    SUPERSAMPLING,
+    Camera,
+    Canvas,
+    Color,
+    Label,
+    Light,
+    between,
+    pick,
+    sensor_noise,
+    texture,
+)
+
+Rng = np.random.Generator
+TEXTURED: dict[str, dict[Label, float]] = {  # deviation of the brightness, as a share of it
+    "asphalt": {Label.ROAD: 0.09, Label.SIDEWALK: 0.045},
+    "leaves": {Label.VEGETATION: 0.3},
+    "grass": {Label.TERRAIN: 0.2},
+    "plaster": {Label.BUILDING: 0.06, Label.WALL: 0.11, Label.FENCE: 0.05},
+    "clouds": {Label.SKY: 0.03},
+}
+
+
+def draw_light(rng: Rng, *, fog: bool, rain: bool, spread: float) -> tuple[Light, Color]:
+    """Draw the sun, the air and the colour of the sky at the zenith.
+
+    Args:
+        rng: The scene's generator.
+        fog: Whether distance fades quickly.
+        rain: Overcast, and never a sun.
+        spread: In [0, 1]: how far light and its colour stray from a grey noon.
+    """
+    kind = pick(rng, ("sun", "sun", "cloud", "dusk")) if not rain else "cloud"
+    azimuth, elevation = between(rng, 0, 2 * math.pi), between(rng, 0.35, 1.1)
+    warm = between(rng, -0.12, 0.12) * spread
+    tint = (1 + warm, 1.0, 1 - warm)
+    level = 1 + between(rng, -0.25, 0.2) * spread
+    if kind == "sun":
+        ambient, sun = 0.52 * level, 0.62 * level
+        zenith, haze = (96.0, 148.0, 212.0), (202.0, 216.0, 230.0)
+    elif kind == "cloud":
+        ambient, sun = 0.78 * level, 0.12
+        grey = between(rng, 165, 232)
+        zenith, haze = (grey * 0.95, grey * 0.97, grey), (grey, grey, grey)
+    else:
+        elevation = between(rng, 0.12, 0.3)
+        ambient, sun = (0.72 - 0.36 * spread * rng.random()) * level, 0.2
+        tint = (1 + 0.18 * rng.random() * spread, 0.96, 1.06 - 0.14 * rng.random() * spread)
+        zenith, haze = (66.0, 82.0, 130.0), (226.0, 164.0, 128.0)
+        if rng.random() < 0.5:
+            zenith, haze = (40.0, 52.0, 84.0), (104.0, 108.0, 134.0)
+    horizontal = math.cos(elevation)
+    direction = (
+        horizontal * math.sin(azimuth),
+        math.sin(elevation),
+        horizontal * math.cos(azimuth),
+    )
+    light = Light(
+        ambient=(ambient * tint[0], ambient * tint[1], ambient * tint[2]),
+        sun=(sun * 1.05 * tint[0], sun * tint[1], sun * 0.92 * tint[2]),
+        direction=direction,
+        haze=haze,
+        density=between(rng, 0.018, 0.04) if fog else between(rng, 0.001, 0.006),
+        lamps=kind == "dusk",
+    )
+    return light, haze if fog else zenith
+
+
+def paint_sky(canvas: Canvas, zenith: Color) -> None:
+    """Fill the picture above the horizon from `zenith` at its top to the haze at the horizon."""
+    rows = max(int(canvas.camera.horizon * canvas.rows) + 1, 1)
+    down = np.linspace(0, 1, rows)[:, None] ** 1.3
+    sky = np.array(zenith) * (1 - down) + np.array(canvas.light.haze) * down
+    canvas.image[:rows] = np.rint(sky).astype(np.uint8)[:, None]
+    canvas.labels[:rows] = Label.SKY
+
+
+def settle_ground(canvas: Canvas, shadows: list[NDArray[np.float64]]) -> None:
+    """Lay shadows, outlines (N, 3) on the ground, and haze over the part below the horizon."""
+    top = int(canvas.camera.horizon * canvas.rows) + 1
+    ground = canvas.image[top:]
+    mask = np.zeros(canvas.labels.shape, np.uint8)
+    for outline in shadows:
+        hull = cv2.convexHull(canvas.pixels(outline))
+        cv2.fillPoly(mask, [hull], (112,), cv2.LINE_8, 4)
+    soft = max(canvas.rows // 100, 1)
+    kept = cv2.blur(255 - mask[top:], (soft * 2 + 1, soft))
+    camera = canvas.camera
+    row = (np.arange(top, canvas.rows) + 0.5) / canvas.rows
+    distance = camera.focal * camera.height / np.maximum(row - camera.horizon, 1e-3)
+    clear = np.exp(-np.minimum(distance, 200) * canvas.light.density)[:, None]
+    haze = (np.array(canvas.light.haze) * (1 - clear)).astype(np.uint8)[:, None]
+    factor = (kept * clear).astype(np.uint8)
+    shaded = cv2.multiply(ground, cv2.merge([factor, factor, factor]), scale=1 / 255)
+    canvas.image[top:] = cv2.add(shaded, np.broadcast_to(haze, shaded.shape).copy())
+
+
+def _cut(field: NDArray[np.float32], rng: Rng, width: int, height: int) -> NDArray[np.float32]:
+    """Cut a picture out of a field 1.5 times as large, at the same place for every size."""
+    x, y = int(rng.random() * 0.49 * width), int(rng.random() * 0.49 * height)
+    return field[y : y + height, x : x + width]
+
+
+def _textures(labels: NDArray[np.uint8], rng: Rng, contrast: float) -> NDArray[np.float32]:
+    """Return a factor (H, W) for the brightness of every pixel."""
+    height, width = labels.shape
+    factor = np.ones((height, width), np.float32)
+    for name, strengths in TEXTURED.items():
+        amounts = np.zeros(256, np.float32)
+        for label, strength in strengths.items():
+            amounts[label] = strength * contrast
+        field = _cut(texture(name, width, height), rng, width, height)
+        factor += cv2.LUT(labels, amounts) * field
+    return np.maximum(factor, 0.2)
+
+
+def _rain(image: NDArray[np.float32], labels: NDArray[np.uint8], camera: Camera, rng: Rng) -> None:
+    """Mirror the picture in the wet road and streak it with drops, in place."""
+    height, width = labels.shape
+    top = int(camera.horizon * height)
+    below = height - top
+    mirror = cv2.blur(image[:top][::-1], (1, max(height // 20, 1)))
+    depth = min(below, len(mirror))
+    fade = np.linspace(0.55, 0.0, depth, dtype=np.float32)[:, None]
+    wet = ((labels[top : top + depth] == Label.ROAD) * fade)[:, :, None]
+    image[top : top + depth] += wet * (mirror[:depth] - image[top : top + depth])
+    count = 70
+    x, y = rng.random(count) * width, rng.random(count) * height
+    slant, long = between(rng, -0.02, 0.02) * height, rng.uniform(0.03, 0.09, count) * height
+    ends = np.stack([np.stack([x, y], 1), np.stack([x + slant, y + long], 1)], 1)
+    streaks = np.zeros((height, width), np.uint8)
+    thick = max(height // 128, 1)
+    cv2.polylines(streaks, list((ends * 16).astype(np.int32)), False, (70,), thick, cv2.LINE_AA, 4)
+    image += cv2.LUT(streaks, np.linspace(0, 110, 256, dtype=np.float32))[:, :, None]
+
+
+def develop(
+    canvas: Canvas, rng: Rng, *, rain: bool, contrast: float, blur: float, noise: float
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Turn the painted canvas into a photograph of the final size.
+
+    Args:
+        canvas: Painted to the end.
+        rng: The scene's generator.
+        rain: Whether the road mirrors and drops fall.
+        contrast: Factor of every texture's strength.
+        blur: Deviation of the lens blur, in picture heights.
+        noise: Deviation of the sensor's noise, in grey levels of 255.
+
+    Returns:
+        Picture (H, W, 3), RGB, and labels (H, W).
+    """
+    height, width = (n // SUPERSAMPLING for n in canvas.labels.shape)
+    labels = np.ascontiguousarray(canvas.labels[::SUPERSAMPLING, ::SUPERSAMPLING])
+    small = cv2.resize(canvas.image, (width, height), interpolation=cv2.INTER_AREA)
+    image = small.astype(np.float32)
+    image *= _textures(labels, rng, contrast)[:, :, None]
+    if rain:
+        _rain(image, labels, canvas.camera, rng)
+    sigma = blur * height
+    if sigma > 0.2:
+        image = cv2.GaussianBlur(image, (0, 0), sigma)
+    image += _cut(sensor_noise(width, height), rng, width, height) * np.float32(noise)
+    return np.clip(image, 0, 255).astype(np.uint8), labels

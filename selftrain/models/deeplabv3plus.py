@@ -1,0 +1,45 @@
+"""The head of DeepLabV3+ (Chen et al. 2018, arXiv 1802.02611, section 3.1)."""
+
+import torch
+from torch import Tensor, nn
+
+from selftrain.models.layers import aspp, conv_bn_relu, resize
+
+
+class DeepLabV3PlusHead(nn.Module):
+    """Pool the deep features over several ranges, then refine them with low-level ones."""
+
+    def __init__(
+        self, *, low_channels: int, deep_channels: int, num_classes: int, output_stride: int
+    ) -> None:
+        """Build the head with random weights.
+
+        Args:
+            low_channels: Channels of the low-level features, which give the edges.
+            deep_channels: Channels of the deep features, which give the classes.
+            num_classes: Channels of the logits.
+            output_stride: Of the deep features: 8, 16 or 32; decides the pyramid's dilations.
+        """
+        super().__init__()
+        self.aspp = aspp(deep_channels, output_stride=output_stride)
+        # Few channels, lest the low-level features outweigh the 256 of the pyramid (Table 1).
+        self.project = conv_bn_relu(low_channels, 48)
+        self.classify = nn.Sequential(
+            conv_bn_relu(256 + 48, 256, 3),
+            conv_bn_relu(256, 256, 3),
+            nn.Conv2d(256, num_classes, 1),
+        )
+
+    def forward(self, low: Tensor, deep: Tensor) -> Tensor:
+        """Predict the classes at the resolution of the low-level features.
+
+        Args:
+            low: (B, low_channels, h, w).
+            deep: (B, deep_channels, h', w').
+
+        Returns:
+            Logits (B, num_classes, h, w).
+        """
+        pooled = resize(self.aspp(deep), (low.shape[-2], low.shape[-1]))
+        logits: Tensor = self.classify(torch.cat([pooled, self.project(low)], dim=1))
+        return logits

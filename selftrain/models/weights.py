@@ -1,0 +1,108 @@
+"""Pretrained backbone weights: from torchvision, or from a file."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+
+from selftrain.errors import InputError
+
+FILE_SUFFIXES = (".pth", ".pt", ".safetensors")
+CLASSIFIER = ("fc.", "classifier.", "features.18.")
+"""Parts of the published networks behind the features that we use: never loaded."""
+NAMED = 5
+"""How many tensors a message names before it only counts."""
+
+
+def load_backbone_weights(backbone: nn.Module, backbone_name: str, source: str) -> None:
+    """Load published or own weights into a backbone, all of them or none.
+
+    Args:
+        backbone: Has torchvision's parameter names.
+        backbone_name: torchvision's name of the whole network, e.g. "resnet50".
+        source: "none" leaves the random weights. A name such as "IMAGENET1K_V1" takes
+            torchvision's, downloaded once to its own cache ($TORCH_HOME). A path that ends in
+            .pth, .pt or .safetensors is read without running any code in it; its tensors may
+            have any precision and become the backbone's.
+
+    Raises:
+        InputError: There is no such weights name or file, it cannot be fetched or read, or its
+            tensors are not the backbone's; the classifier and the batch counters of batch
+            normalisation may be absent or too many. The backbone is then unchanged.
+    """
+    if source == "none":
+        return
+    if source.endswith(FILE_SUFFIXES):
+        found = _read(Path(source))
+    else:
+        found = _download(backbone_name, source)
+
+    expected = backbone.state_dict()
+    found = {name: tensor for name, tensor in found.items() if not name.startswith(CLASSIFIER)}
+    faults = _differences(found, expected)
+    if faults:
+        raise InputError(f"{source} does not fit {backbone_name}: " + "; ".join(faults))
+    backbone.load_state_dict(found, strict=False)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise InputError(f"there is no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+        # Not torch's own words: they advise to load the file in the unsafe way.
+        raise InputError(
+            f"{path} is not a plain file of tensors, or is damaged: fetch it again, or save a "
+            "state_dict() itself"
+        ) from error
+    if not isinstance(found, dict) or not all(isinstance(it, Tensor) for it in found.values()):
+        raise InputError(f"{path} is not a plain file of tensors: save a state_dict() itself")
+    return found
+
+
+def _download(backbone_name: str, weights_name: str) -> Mapping[str, Tensor]:
+    published = get_model_weights(backbone_name)
+    if weights_name not in published.__members__:
+        raise InputError(
+            f"{backbone_name} has no weights {weights_name!r}; choose from none, "
+            f"{', '.join(published.__members__)}, or a path ending in {', '.join(FILE_SUFFIXES)}"
+        )
+    weights = published[weights_name]
+    try:
+        found: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:  # no network; a download that was cut short
+        raise InputError(
+            f"cannot download {weights.url} ({error}); fetch it on a machine with a network and "
+            "give its path as the backbone weights, or set them to none"
+        ) from error
+    return found
+
+
+def _differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Say which tensors are missing, too many or of another shape; empty if none is."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    groups = {
+        "missing": [f"{name} {wanted[name]}" for name in wanted.keys() - shapes.keys()],
+        "unexpected": [f"{name} {shapes[name]}" for name in shapes.keys() - wanted.keys()],
+        "of another shape": [
+            f"{name} {shapes[name]} instead of {wanted[name]}"
+            for name in wanted.keys() & shapes.keys()
+            if shapes[name] != wanted[name]
+        ],
+    }
+    faults = []
+    for fault, tensors in groups.items():
+        tensors = sorted(it for it in tensors if "num_batches_tracked" not in it)
+        if tensors:
+            more = f" and {len(tensors) - NAMED} more" if len(tensors) > NAMED else ""
+            faults.append(f"{len(tensors)} {fault}: {', '.join(tensors[:NAMED])}{more}")
+    return faults

@@ -1,0 +1,220 @@
+"""What is looked at: coloured label maps, panels of pictures, matrices and histograms.
+
+Pictures are RGB uint8 (H, W, 3). Figures are drawn without pyplot, so that nothing global is
+touched and threads may draw at once.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+"""RGB (H, W, 3)."""
+Colors = Sequence[tuple[int, int, int]]
+"""RGB 0..255 for each class."""
+
+_UNLABELLED = (0, 0, 0)
+# One hue from light to dark: the same to every kind of colour vision, and in print.
+_SHADES = matplotlib.colormaps["Blues"].with_extremes(bad="0.85")
+_TICKS = (0, 1, 5, 20, 50, 100)  # percent
+_DPI = 120
+_PANEL_WIDTH = 3.2  # inches
+
+
+def colorize(label: NDArray[np.uint8], colors: Colors) -> Picture:
+    """Paint a label map (H, W); ids without a colour, such as 255, are black."""
+    table = np.full((256, 3), _UNLABELLED, dtype=np.uint8)
+    table[: len(colors)] = colors
+    return np.asarray(table[label])
+
+
+def overlay(
+    image: Picture, label: NDArray[np.uint8], colors: Colors, *, alpha: float = 0.5
+) -> Picture:
+    """Lay a label map over its image; the image shows untouched where the label is none.
+
+    Args:
+        image: RGB (H, W, 3).
+        label: (H, W), of the image's size.
+        colors: One for each class.
+        alpha: In [0, 1], the weight of the colour.
+    """
+    if image.shape[:2] != label.shape:
+        raise ValueError(f"the image is {image.shape[:2]} but its label {label.shape}")
+    mixed = cv2.addWeighted(image, 1 - alpha, colorize(label, colors), alpha, 0.0)
+    return np.where((label < len(colors))[..., None], mixed, image).astype(np.uint8)
+
+
+def encode_png(picture: NDArray[np.uint8] | Figure) -> bytes:
+    """Return a picture (RGB or gray (H, W)) or a figure as a PNG file."""
+    if isinstance(picture, Figure):
+        file = io.BytesIO()
+        # Without a date and a version equal figures are equal files.
+        picture.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+        return file.getvalue()
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
+    ok, png = cv2.imencode(".png", bgr)
+    if not ok:
+        raise ValueError(f"{picture.dtype} {picture.shape} cannot be encoded as PNG")
+    return png.tobytes()
+
+
+def confusion_figure(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
+    """Draw a confusion matrix, each row as percent of the pixels of its true class.
+
+    Args:
+        matrix: (K, K) pixels: rows are truth, columns are predictions.
+        names: Of the K classes. A class without pixels has a grey row.
+    """
+    true = matrix.sum(axis=1, keepdims=True)
+    percent = np.where(true > 0, 100 * matrix / np.maximum(true, 1), np.nan)
+    size = 2.6 + 0.46 * len(names)
+    figure = _new_figure(size + 0.6, size)
+    axes = figure.add_subplot()
+    shown = axes.imshow(percent, cmap=_SHADES, norm=_percent())
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    for (row, column), value in np.ndenumerate(percent):
+        if value >= 0.5:  # a zero in every cell would hide the few that matter
+            color = "white" if value > 40 else "black"
+            axes.text(
+                column, row, f"{value:.0f}", ha="center", va="center", color=color, fontsize=8
+            )
+    bar = figure.colorbar(shown, ticks=_TICKS, fraction=0.04, pad=0.02)
+    bar.set_label("% of the true class")
+    return figure
+
+
+def confidence_figure(histogram: NDArray[np.int64], names: Sequence[str]) -> Figure:
+    """Draw how confident the teacher was about the pixels it gave to each class.
+
+    Args:
+        histogram: (K, B) pixels in equal bins of the confidence from 0 to 1.
+        names: Of the K classes. A class without pixels has a grey row.
+    """
+    total = histogram.sum(axis=1, keepdims=True)
+    share = np.where(total > 0, 100 * histogram / np.maximum(total, 1), np.nan)
+    figure = _new_figure(7.2, 1.5 + 0.3 * len(names))
+    axes = figure.add_subplot()
+    shown = axes.imshow(
+        share, cmap=_SHADES, norm=_percent(), aspect="auto", extent=(0, 1, len(names), 0)
+    )
+    axes.set_yticks(np.arange(len(names)) + 0.5, names)
+    axes.set_xlabel("confidence")
+    bins = (np.arange(histogram.shape[1]) + 0.5) / histogram.shape[1]
+    mean = histogram @ bins / np.maximum(total[:, 0], 1)
+    right = axes.secondary_yaxis("right")
+    labels = [f"{m:.2f}" if n else "none" for m, n in zip(mean, total[:, 0], strict=True)]
+    right.set_yticks(np.arange(len(names)) + 0.5, labels)
+    right.set_ylabel("mean")
+    right.tick_params(length=0)
+    bar = figure.colorbar(shown, ticks=_TICKS, fraction=0.05, pad=0.1)
+    bar.set_label("% of the class's pixels")
+    return figure
+
+
+def side_by_side(pictures: Mapping[str, Picture], *, gap: int = 6) -> Picture:
+    """Join pictures of any size in a row, each under its title, at the height of the tallest.
+
+    Args:
+        pictures: Title -> picture; drawn in this order.
+        gap: White pixels between two.
+    """
+    if not pictures:
+        raise ValueError("there are no pictures to join")
+    height = max(picture.shape[0] for picture in pictures.values())
+    strip = max(14, round(height * 0.07))
+    columns: list[Picture] = []
+    for title, picture in pictures.items():
+        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+        column = np.full((strip + height, width, 3), 255, dtype=np.uint8)
+        column[strip:] = cv2.resize(picture, (width, height), interpolation=cv2.INTER_NEAREST)
+        _write(column[:strip], title)
+        columns += [column, np.full((strip + height, gap, 3), 255, dtype=np.uint8)]
+    return np.concatenate(columns[:-1], axis=1)
+
+
+def legend(names: Sequence[str], colors: Colors, *, columns: int = 6) -> Figure:
+    """Draw the classes' names beside their colours, row by row."""
+    figure = _new_figure(1.5 * columns, 0.26 * -(-len(names) // columns) + 0.1)
+    axes = figure.add_subplot()
+    _draw_legend(axes, names, colors, columns)
+    return figure
+
+
+def framework_figure(
+    rows: Sequence[tuple[str, Sequence[tuple[str, Picture]]]],
+    *,
+    names: Sequence[str] = (),
+    colors: Colors = (),
+) -> Figure:
+    """Draw the steps of self-training as rows of pictures: the README's figure.
+
+    Args:
+        rows: Step ("a  teacher", ...) -> its (title, picture) from left to right. Rows may
+            differ in length; pictures share one shape of about the same proportions.
+        names: Of the classes, for a legend below; none: no legend.
+        colors: One for each name.
+    """
+    across = max(len(pictures) for _, pictures in rows)
+    first = rows[0][1][0][1]
+    picture_height = _PANEL_WIDTH * first.shape[0] / first.shape[1] + 0.35
+    lines = -(-len(names) // 6)
+    heights = [picture_height] * len(rows) + ([0.26 * lines + 0.1] if names else [])
+    figure = _new_figure(_PANEL_WIDTH * across + 0.4, sum(heights) + 0.1 * len(heights))
+    grid = figure.add_gridspec(len(heights), across, height_ratios=heights)
+    for y, (step, pictures) in enumerate(rows):
+        for x, (title, picture) in enumerate(pictures):
+            axes = figure.add_subplot(grid[y, x])
+            axes.imshow(picture)
+            axes.set_title(title, fontsize=9, pad=4)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if x == 0:
+                axes.set_ylabel(step, fontsize=10, fontweight="bold")
+    if names:
+        _draw_legend(figure.add_subplot(grid[-1, :]), names, colors, 6)
+    return figure
+
+
+def _percent() -> PowerNorm:
+    # By the square root: the few percent that matter would else be one shade with nothing.
+    return PowerNorm(0.5, vmin=0, vmax=100)
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _write(strip: Picture, title: str) -> None:
+    """Write a title into a white strip, as large as fits."""
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    scale = strip.shape[0] / 44
+    (width, _), _ = cv2.getTextSize(title, font, scale, 1)
+    scale *= min(1.0, (strip.shape[1] - 4) / max(width, 1))
+    (width, _), _ = cv2.getTextSize(title, font, scale, 1)
+    at = ((strip.shape[1] - width) // 2, round(strip.shape[0] * 0.7))
+    cv2.putText(strip, title, at, font, scale, (0, 0, 0), 1, cv2.LINE_AA)
+
+
+def _draw_legend(axes: Axes, names: Sequence[str], colors: Colors, columns: int) -> None:
+    axes.set_axis_off()
+    axes.set_xlim(0, columns)
+    axes.set_ylim(-(-len(names) // columns), 0)
+    for i, (name, color) in enumerate(zip(names, colors, strict=True)):
+        x, y = i % columns, i // columns + 0.5
+        rgb = [channel / 255 for channel in color]
+        axes.plot([x + 0.08], [y], "s", color=rgb, markersize=9, markeredgecolor="0.4")
+        axes.text(x + 0.17, y, name, va="center", fontsize=9)

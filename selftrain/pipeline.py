@@ -1,0 +1,243 @@
+"""Self-training (Figure 1) as three calls: teacher -> pseudo labels -> student.
+
+Each is a stage that is run once and found again by its key. A product's key stands in the
+identity of what is made from it, so keys chain: another teacher means other pseudo labels and
+another student, and nothing else is made anew.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from selftrain import progress, tracking
+from selftrain.checkpoint import load_card, require_same_classes
+from selftrain.config import Config, EpochConfig, Scalar, TrainConfig, flatten
+from selftrain.data.centroids import Centroids, find_centroids
+from selftrain.data.pseudo_labels import PseudoLabelSet
+from selftrain.data.sample import Reader, Sample
+from selftrain.datasets import OpenData, open_data
+from selftrain.errors import InputError
+from selftrain.evaluate import evaluate
+from selftrain.machine import count_workers
+from selftrain.prepare import prepare
+from selftrain.pseudo_label import label_pool
+from selftrain.stage import Make, Product, Stage, open_product, run_stage
+from selftrain.train import TrainingData, train
+
+PREPARE = Stage("prepare", version=1)
+TRAIN = Stage("train", version=1, artifacts=tracking.MODEL_ARTIFACTS)
+PSEUDO_LABEL = Stage("pseudo_label", version=1)
+EVALUATE = Stage("evaluate", version=1)
+
+
+def control_config(student: TrainConfig) -> TrainConfig:
+    """Return the equal-iteration control: the student on as many crops, all of them real.
+
+    Without it a student's gain cannot be told from that of training longer (Table 2b).
+    """
+    data = student.data
+    crops = data.repeat * (1 + data.pseudo_ratio)
+    return dataclasses.replace(student, data=EpochConfig(repeat=crops))
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The stages of one config; each is run at most once, when it is first asked for."""
+
+    config: Config
+
+    @cached_property
+    def data(self) -> OpenData:
+        """The benchmark's samples."""
+        return open_data(self.config)
+
+    @cached_property
+    def prepared(self) -> Product:
+        """The data's summary: counts, class pixels, pictures."""
+
+        def make(folder: Path, run: tracking.Run) -> None:
+            prepare(self.data.splits, self.data.reader, folder, run)
+
+        identity = {
+            **self.data.inputs(),
+            "labelled": self.data.labelled_digest,
+            "pool": self.data.pool_digest,
+            "dev": self.data.dev_digest,
+            "evaluation": self.data.evaluation_digests,
+        }
+        return self._run(PREPARE, identity, make, "prepare")
+
+    @cached_property
+    def teacher(self) -> Product:
+        """Figure 1a: a network trained on the labelled images; or the run that is named."""
+        named = self.config.pseudo_label.teacher
+        if named != "none":
+            return self._trained_run(named, "pseudo_label.teacher")
+        return self._train(self.config.teacher, "teacher")
+
+    @cached_property
+    def pseudo_labels(self) -> Product:
+        """Figure 1b: the teacher's labels for the pool."""
+        self.data.require_clean_pool()
+        teacher, config, data = self.teacher, self.config.pseudo_label, self.data
+
+        def make(folder: Path, run: tracking.Run) -> None:
+            run.log_params(_params("pseudo_label", config))
+            run.set_tags({"selftrain.upstream.teacher": teacher.run_id})
+            names = [sample.name for sample in data.splits.unlabelled]
+            run.log_dataset(names, name="pool", digest=data.pool_digest, context="unlabelled")
+            label_pool(
+                config,
+                data.splits,
+                data.reader,
+                teacher.folder,
+                self.config.machine,
+                folder,
+                run,
+                teacher_key=teacher.key,
+                pool_digest=data.pool_digest,
+                tile=data.config.tile,
+            )
+
+        identity = {
+            **data.inputs(),
+            **flatten(dataclasses.replace(config, teacher="none")),
+            "teacher": teacher.key,
+            "pool": data.pool_digest,
+        }
+        return self._run(PSEUDO_LABEL, identity, make, "pseudo labels")
+
+    @cached_property
+    def student(self) -> Product:
+        """Figure 1c: a network trained on real and pseudo labels together."""
+        return self._train(self.config.student, "student")
+
+    @cached_property
+    def control(self) -> Product:
+        """The student's equal-iteration control."""
+        return self._train(control_config(self.config.student), "control")
+
+    def evaluate(self, model: Product, title: str) -> Product:
+        """Measure a trained network on the evaluation splits."""
+        data, config = self.data, self.config.evaluate
+
+        def make(folder: Path, run: tracking.Run) -> None:
+            run.log_params(_params("evaluate", config))
+            run.set_tags({"selftrain.upstream.model": model.run_id})
+            for split, samples in data.splits.evaluation.items():
+                names = [sample.name for sample in samples]
+                digest = data.evaluation_digests[split]
+                run.log_dataset(names, name=split, digest=digest, context="evaluation")
+            evaluate(
+                config, data.splits, data.reader, model.folder, self.config.machine, folder, run
+            )
+
+        identity = {
+            **data.inputs(),
+            **flatten(dataclasses.replace(config, model="none")),
+            "model": model.key,
+            "evaluation": data.evaluation_digests,
+        }
+        return self._run(EVALUATE, identity, make, f"evaluate {title}")
+
+    def model_to_evaluate(self) -> Product:
+        """Return the run that `evaluate.model` names, or the student."""
+        named = self.config.evaluate.model
+        return self.student if named == "none" else self._trained_run(named, "evaluate.model")
+
+    def _trained_run(self, run_id: str, knob: str) -> Product:
+        """Return the product of a training run; its classes must be the data set's."""
+        found = tracking.finished(run_id)
+        if found.stage != TRAIN.name:
+            raise InputError(
+                f"{knob} = {run_id} is a run of the stage {found.stage}, not of train."
+            )
+        product = open_product(TRAIN, found.key, run_id, self.config.machine.outputs)
+        card = load_card(product.folder)
+        classes = self.data.splits.classes.names
+        require_same_classes(card.classes, classes, f"{knob} = {run_id}")
+        return product
+
+    def _train(self, config: TrainConfig, title: str) -> Product:
+        data = self.data
+        pseudo = self.pseudo_labels if config.data.pseudo_ratio > 0 else None
+
+        def make(folder: Path, run: tracking.Run) -> None:
+            run.log_params(_params(title, config) | _params("data", data.config))
+            names = [sample.name for sample in data.splits.labelled]
+            run.log_dataset(names, name="real", digest=data.labelled_digest, context="train")
+            names = [sample.name for sample in data.splits.dev]
+            run.log_dataset(names, name="dev", digest=data.dev_digest, context="dev")
+            if pseudo is not None:
+                run.set_tags({"selftrain.upstream.pseudo_labels": pseudo.run_id})
+                names = [sample.name for sample in data.splits.unlabelled]
+                run.log_dataset(names, name="pseudo", digest=pseudo.key, context="train")
+            training_data = self._training_data(config, pseudo)
+            train(config, training_data, self.config.machine, folder, run, title=title)
+
+        identity = {
+            **data.inputs(),
+            **_without_place(config),
+            "labelled": data.labelled_digest,
+            "dev": data.dev_digest,
+            "pseudo_labels": pseudo.key if pseudo else None,
+        }
+        return self._run(TRAIN, identity, make, title)
+
+    def _training_data(self, config: TrainConfig, pseudo: Product | None) -> TrainingData:
+        data = self.data
+        centroid_fraction = config.sampling.centroid_fraction
+        pseudo_samples: list[Sample] = []
+        pseudo_centroids: Centroids = {}
+        if pseudo is not None:
+            labels = PseudoLabelSet.open(pseudo.folder)
+            pseudo_samples = labels.samples(data.splits.unlabelled)
+            if centroid_fraction > 0:
+                pseudo_centroids = (
+                    labels.centroids(pseudo_samples)
+                    if config.data.threshold == 0
+                    # A pixel below the threshold is no centroid.
+                    else self._find(pseudo_samples, config.data.threshold)
+                )
+        return TrainingData(
+            classes=data.splits.classes,
+            real=data.splits.labelled,
+            real_centroids=(self._find(data.splits.labelled, 0.0) if centroid_fraction > 0 else {}),
+            pseudo=pseudo_samples,
+            pseudo_centroids=pseudo_centroids,
+            dev=data.splits.dev,
+            scale=data.config.scale,
+        )
+
+    def _find(self, samples: Sequence[Sample], threshold: float) -> Centroids:
+        machine, data = self.config.machine, self.data
+        return find_centroids(
+            samples,
+            Reader(data.splits.classes, data.config.scale, threshold),
+            tile=data.config.tile,
+            cache=machine.outputs / "cache",
+            workers=count_workers(machine),
+        )
+
+    def _run(self, stage: Stage, identity: Mapping[str, object], make: Make, title: str) -> Product:
+        product = run_stage(stage, identity, make, outputs=self.config.machine.outputs, title=title)
+        how = "found" if product.is_reused else "made"
+        progress.say(f"{title}: {how} {product.folder} (run {product.run_id})")
+        return product
+
+
+def _params(prefix: str, config: object) -> dict[str, Scalar]:
+    return {f"{prefix}.{path}": value for path, value in flatten(config).items()}
+
+
+def _without_place(config: TrainConfig) -> dict[str, Scalar]:
+    """Flatten a training's config; a weights file counts by its content, not by its path."""
+    values = flatten(config)
+    weights = Path(config.network.backbone_weights)
+    if weights.is_file():
+        digest = hashlib.blake2b(weights.read_bytes(), digest_size=8).hexdigest()
+        values["network.backbone_weights"] = f"file {digest}"
+    return values

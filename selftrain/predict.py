@@ -1,0 +1,79 @@
+"""Labels for anybody's pictures: index masks, colour masks and overlays."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+
+from selftrain import distributed, progress
+from selftrain.checkpoint import load_network
+from selftrain.config import MachineConfig, PredictConfig
+from selftrain.data.sample import Reader, Sample
+from selftrain.errors import InputError
+from selftrain.files import write_atomically
+from selftrain.inference import Predictor, frames
+from selftrain.machine import count_workers
+from selftrain.pictures import colorize, encode_png, overlay
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def list_pictures(folder: Path) -> list[Sample]:
+    """List the pictures of a folder and its subfolders, by name.
+
+    Raises:
+        InputError: there is no such folder, or no picture in it, or two share a name.
+    """
+    if not folder.is_dir():
+        raise InputError(f"predict.images = {folder} is no folder: name one with pictures.")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise InputError(f"{folder} holds no picture ({', '.join(SUFFIXES)}).")
+    names: dict[str, Path] = {}
+    for path in files:
+        name = str(path.relative_to(folder).with_suffix(""))
+        if name in names:
+            raise InputError(f"{path} and {names[name]} would write the same mask: rename one.")
+        names[name] = path
+    return [Sample(name, path) for name, path in names.items()]
+
+
+def predict(
+    config: PredictConfig, samples: Sequence[Sample], model: Path, machine: MachineConfig
+) -> None:
+    """Label pictures of any sizes into `config.output`.
+
+    For a picture `a/b.jpg` it writes `masks/a/b.png` (class ids), `colors/a/b.png` and
+    `overlays/a/b.jpg`, each of the picture's own size.
+
+    Args:
+        config: Output folder and inference settings.
+        samples: From `list_pictures`.
+        model: Folder of a network.
+        machine: Device and workers.
+    """
+    device = distributed.choose_device(machine.device)
+    network, card = load_network(model, device)
+    classes = card.class_table()
+    inference = config.inference
+    # The network saw frames resized by card.scale: so do the pictures, through the scales.
+    scales = [scale * card.scale for scale in inference.scale_list()]
+    predictor = Predictor(network, device, scales, inference.flip, machine.precision)
+    batches = frames(samples, Reader(classes), with_labels=False, workers=count_workers(machine))
+    with progress.bar("predict", len(samples)) as bar:
+        for batch in batches:
+            labels = predictor.labels(batch.images)[0].cpu().numpy()
+            for row, position in enumerate(batch.positions):
+                name = samples[position].name
+                image = batch.images[row].permute(1, 2, 0).numpy()
+                painted = overlay(image, labels[row], classes.colors)
+                ok, jpeg = cv2.imencode(".jpg", cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))
+                assert ok  # any 8-bit colour picture can be a JPEG
+                mask, colors = (
+                    encode_png(labels[row]),
+                    encode_png(colorize(labels[row], classes.colors)),
+                )
+                write_atomically(config.output / "overlays" / f"{name}.jpg", jpeg.tobytes())
+                write_atomically(config.output / "colors" / f"{name}.png", colors)
+                write_atomically(config.output / "masks" / f"{name}.png", mask)
+            bar.advance(len(batch.positions))

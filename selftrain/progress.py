@@ -1,0 +1,69 @@
+"""What a person sees while a stage works: a bar in a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from selftrain import distributed
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class Bar:
+    """Counts steps and shows a note beside them."""
+
+    def __init__(self, title: str, total: int, progress: Progress | None) -> None:
+        self._title, self._total, self._done = title, total, 0
+        self._progress = progress
+        self._task = progress.add_task(title, total=total, note="") if progress else None
+        self._start = self._last_line = time.monotonic()
+
+    def advance(self, steps: int = 1, note: str | None = None) -> None:
+        """Count `steps` more; `note` replaces the text beside the bar."""
+        self._done += steps
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task, steps)
+            if note is not None:
+                self._progress.update(self._task, note=note)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES and distributed.rank() == 0:
+            self._last_line = now
+            left = (now - self._start) / self._done * (self._total - self._done)
+            text = f"{self._title}: {self._done}/{self._total}, {left:.0f} s left"
+            say(f"{text}, {note}" if note else text)
+
+
+@contextmanager
+def bar(title: str, total: int) -> Iterator[Bar]:
+    """Show progress towards `total` steps while the block runs."""
+    if not sys.stdout.isatty() or distributed.rank() > 0:
+        yield Bar(title, total, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(soft_wrap=True)) as progress:
+        yield Bar(title, total, progress)
+
+
+def say(text: str) -> None:
+    """Print a line, on the first rank only."""
+    if distributed.rank() == 0:
+        print(text, flush=True)

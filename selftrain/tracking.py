@@ -1,0 +1,274 @@
+"""Runs, metrics, artifacts and models in MLflow; what the rest of the code knows of it.
+
+Only this module and `serving.py` (the model that MLflow serves) import mlflow. A command
+opens one parent run and its stages are the children, one level deep. Under `mlflow run` the
+parent is the run that MLflow has already made.
+"""
+
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+# Set before mlflow is imported: it reads them once.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5")
+
+import logging
+import warnings
+
+import mlflow
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from selftrain.checkpoint import CHECKPOINT, NETWORK
+from selftrain.errors import InputError
+
+KEY_TAG = "selftrain.key"
+STAGE_TAG = "selftrain.stage"
+ROLE_TAG = "selftrain.role"
+MODEL = "model"
+"""Name of the logged model of a training run; `runs:/ID/model` loads it."""
+MODEL_ARTIFACTS = f"{MODEL}/artifacts/{NETWORK}"
+"""Where the logged model keeps the network, below `runs:/ID/`."""
+_LONGEST_PARAM = 6000
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def connect() -> str:
+    """Choose the tracking store, check that it answers, and return its URI.
+
+    Without MLFLOW_TRACKING_URI this is `mlflow.db` in the current folder, like mlflow's own
+    default, but as an absolute path, so that a later change of folder cannot start another one.
+
+    Raises:
+        InputError: nobody answers at the URI, or it is no tracking URI.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    scheme = urlsplit(uri).scheme
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).resolve()}"
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    if scheme in ("http", "https"):
+        _require_answer(uri)
+    try:
+        mlflow.set_tracking_uri(uri)
+        if "MLFLOW_RUN_ID" in os.environ:
+            mlflow.get_run(os.environ["MLFLOW_RUN_ID"])
+        else:  # under `mlflow run` the experiment is already chosen: choosing again would raise
+            mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "selftrain"))
+    except Exception as error:  # SQLAlchemy, requests and mlflow each raise their own kinds
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"The tracking store {_without_password(uri)} cannot be used ({reason}): "
+            "start it, or set MLFLOW_TRACKING_URI to another one."
+        ) from error
+    return uri
+
+
+def _require_answer(uri: str) -> None:
+    """Ask once, briefly: mlflow itself would retry for minutes before it gives up."""
+    try:
+        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=10):
+            pass
+    except urllib.error.HTTPError:
+        return  # somebody answers; whether they let us in shows at the first call
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"Nobody answers at the tracking URI {_without_password(uri)} ({error}): "
+            "start the server, or set MLFLOW_TRACKING_URI to another store."
+        ) from error
+
+
+def _without_password(uri: str) -> str:
+    password = urlsplit(uri).password
+    return uri.replace(f":{password}@", ":***@") if password else uri
+
+
+@dataclass(frozen=True)
+class Run:
+    """The active run of this process, or none at all on the ranks that do not log."""
+
+    run_id: str
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Log the params that the run lacks.
+
+        `mlflow run` logs every -P value before our code starts, and the same key in another
+        spelling (1e-2, then 0.01) would raise.
+        """
+        if not self.run_id:
+            return
+        present = mlflow.get_run(self.run_id).data.params
+        fresh = {k: str(v)[:_LONGEST_PARAM] for k, v in params.items() if k not in present}
+        mlflow.log_params(fresh, run_id=self.run_id)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log finite metrics; a class that does not occur has no IoU and is left out."""
+        finite = {name: float(v) for name, v in metrics.items() if np.isfinite(v)}
+        if self.run_id and finite:
+            mlflow.log_metrics(finite, step=step, run_id=self.run_id)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        for name, value in tags.items() if self.run_id else ():
+            mlflow.MlflowClient().set_tag(self.run_id, name, value)
+
+    def log_text(self, text: str, file: str) -> None:
+        """Log a text artifact, e.g. "config.json"."""
+        if self.run_id:
+            mlflow.log_text(text, file, run_id=self.run_id)
+
+    def log_json(self, value: object, file: str) -> None:
+        """Log a JSON artifact."""
+        if self.run_id:
+            mlflow.log_dict(value, file, run_id=self.run_id)
+
+    def log_figure(self, figure: Figure, file: str) -> None:
+        """Log a matplotlib figure as a picture."""
+        if self.run_id:
+            mlflow.MlflowClient().log_figure(self.run_id, figure, file)
+
+    def log_picture(self, picture: np.ndarray, file: str) -> None:
+        """Log an RGB picture (H, W, 3), uint8."""
+        if self.run_id:
+            mlflow.MlflowClient().log_image(self.run_id, picture, file)
+
+    def log_files(self, folder: Path, artifact_path: str) -> None:
+        """Log every file of a folder."""
+        if self.run_id:
+            mlflow.log_artifacts(str(folder), artifact_path, run_id=self.run_id)
+
+    def log_dataset(self, names: Sequence[str], *, name: str, digest: str, context: str) -> None:
+        """Log which samples were read and the digest of their content (36 characters at most)."""
+        if not self.run_id:
+            return
+        frame = pd.DataFrame({"sample": list(names)})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "can be interpreted in multiple ways"
+            data = mlflow.data.from_pandas(frame, name=name, digest=digest[:36])
+            mlflow.log_input(data, context=context)
+
+    def log_model(self, folder: Path) -> None:
+        """Log the network in `folder` as a model that needs nothing but its own artifacts."""
+        if not self.run_id:
+            return
+        package = Path(__file__).parent
+        with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
+            network = Path(temporary) / NETWORK  # mlflow keeps the folder's own name
+            shutil.copytree(folder, network, ignore=shutil.ignore_patterns(CHECKPOINT))
+            warnings.simplefilter("ignore")  # hints on type hints: a model from code has none
+            mlflow.pyfunc.log_model(
+                name=MODEL,
+                python_model=str(package / "serving.py"),
+                artifacts={NETWORK: str(network)},
+                code_paths=[str(package)],
+                signature=ModelSignature(
+                    Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))]),
+                    Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1))]),
+                ),
+                pip_requirements=_requirements(),
+            )
+
+
+def _requirements() -> list[str]:
+    """Name the installed versions; left to itself mlflow takes 16 s to infer them."""
+    from importlib.metadata import version
+
+    packages = ("mlflow", "torch", "torchvision", "numpy", "safetensors", "opencv-python-headless")
+    return [f"{name}=={version(name)}" for name in packages]
+
+
+SILENT = Run("")
+"""Logs nothing: for processes of a distributed training other than the first."""
+
+
+@contextmanager
+def parent_run(name: str) -> Iterator[Run]:
+    """Open the command's own run; under `mlflow run` adopt the one that it made."""
+    with mlflow.start_run(run_name=name, tags={STAGE_TAG: "pipeline"}) as active:
+        yield Run(active.info.run_id)
+
+
+@contextmanager
+def stage_run(stage: str, role: str, key: str) -> Iterator[Run]:
+    """Open a child run for a stage; it ends FINISHED only if the block does.
+
+    Args:
+        stage: The kind of work, e.g. "train".
+        role: What its product is to the pipeline, e.g. "student"; names the run.
+        key: Of the product.
+    """
+    with mlflow.start_run(
+        run_name=f"{role} {key[:6]}",
+        nested=mlflow.active_run() is not None,
+        tags={KEY_TAG: key, STAGE_TAG: stage, ROLE_TAG: role},
+        log_system_metrics=True,
+    ) as active:
+        yield Run(active.info.run_id)
+
+
+def find_finished(key: str) -> str | None:
+    """Return the id of the newest FINISHED run with this key, in any experiment."""
+    client = mlflow.MlflowClient()
+    found = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()],
+        f"tags.`{KEY_TAG}` = '{key}' and attributes.status = 'FINISHED'",
+        max_results=1,
+    )
+    return str(found[0].info.run_id) if found else None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a finished stage run says about itself."""
+
+    run_id: str
+    stage: str
+    key: str
+    metrics: Mapping[str, float]
+
+
+def finished(run_id: str) -> Finished:
+    """Look a stage's run up.
+
+    Raises:
+        InputError: there is no such run, it is no stage's run, or it is not FINISHED.
+    """
+    try:
+        run = mlflow.get_run(run_id)
+    except Exception as error:
+        raise InputError(f"There is no run {run_id} in {mlflow.get_tracking_uri()}.") from error
+    if run.info.status != "FINISHED":
+        raise InputError(
+            f"Run {run_id} is {run.info.status}, not FINISHED: wait for it or start it again."
+        )
+    tags = run.data.tags
+    if KEY_TAG not in tags:
+        raise InputError(f"Run {run_id} is not a stage of selftrain: it has no tag {KEY_TAG}.")
+    return Finished(run_id, tags[STAGE_TAG], tags[KEY_TAG], dict(run.data.metrics))
+
+
+def download(uri: str, folder: Path) -> Path:
+    """Fetch an artifact folder (`runs:/ID/path`, `models:/name@alias/path`) into `folder`.
+
+    Returns:
+        The path of the fetched folder, inside `folder`.
+    """
+    try:
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{uri} cannot be fetched from the tracking store: {reason}") from error

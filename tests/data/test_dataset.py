@@ -1,0 +1,112 @@
+"""Batches: a pure function of the crops, whatever process makes them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from selftrain.data.augment import Augmentation
+from selftrain.data.dataset import EpochBatches, SegmentationDataset, make_loader
+from selftrain.data.plan import Crop, Pool, global_batches, plan_epoch
+from selftrain.data.sample import Blob, ClassTable, Reader, Sample
+from selftrain.errors import InputError
+
+READER = Reader(ClassTable(names=("a", "b"), colors=((0, 0, 0), (9, 9, 9))))
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> SegmentationDataset:
+    rng = np.random.default_rng(0)
+    samples = []
+    for i in range(6):
+        image, label = tmp_path / f"{i}.png", tmp_path / f"{i}-label.png"
+        cv2.imwrite(str(image), rng.integers(0, 256, (40, 64, 3), dtype=np.uint8))
+        cv2.imwrite(str(label), rng.integers(0, 2, (40, 64), dtype=np.uint8))
+        samples.append(Sample(str(i), image, Blob(label), is_pseudo=i >= 3))
+    return SegmentationDataset(samples, READER, Augmentation())
+
+
+def epoch_batches(epoch: int, size: int) -> list[list[Crop]]:
+    plan = plan_epoch(
+        Pool(range(3), {1: np.array([[0, 5, 6]], dtype=np.int32)}),
+        Pool(range(3, 6)),
+        real_crops=6,
+        pseudo_crops=6,
+        centroid_fraction=0.5,
+        crop_size=size,
+        seed=7,
+        epoch=epoch,
+    )
+    return global_batches(plan, batch_size=4)
+
+
+def run(dataset: SegmentationDataset, workers: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    batches = EpochBatches()
+    loader = make_loader(dataset, batches, workers=workers, pin_memory=False)
+    found = []
+    for epoch, size in enumerate((24, 40, 32)):
+        batches.batches = epoch_batches(epoch, size)
+        assert len(loader) == 3
+        found += list(loader)
+    return found
+
+
+def test_an_example_is_an_image_and_its_labels_as_bytes(dataset: SegmentationDataset) -> None:
+    image, labels = dataset[Crop(image=1, point=(3, 4), class_id=0, size=24, seed=5)]
+    assert image.shape == (3, 24, 24)
+    assert labels.shape == (24, 24)
+    assert image.dtype == labels.dtype == torch.uint8
+    assert set(labels.flatten().tolist()) <= {0, 1, 255}
+
+
+def test_the_channels_are_red_green_blue(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((8, 8, 3), (10, 20, 30), dtype=np.uint8))  # BGR
+    cv2.imwrite(str(tmp_path / "label.png"), np.zeros((8, 8), dtype=np.uint8))
+    sample = Sample("a", tmp_path / "a.png", Blob(tmp_path / "label.png"))
+    plain = Augmentation(scale_min=1, scale_max=1, jitter=0, blur=0)
+    image, _ = SegmentationDataset([sample], READER, plain)[Crop(0, None, None, 8, 0)]
+    assert image[:, 4, 4].tolist() == [30, 20, 10]
+
+
+def test_the_same_crop_twice_is_identical(dataset: SegmentationDataset) -> None:
+    crop = Crop(image=1, point=None, class_id=None, size=24, seed=5)
+    first = dataset[crop]
+    dataset[replace(crop, seed=6, size=30)]
+    again = dataset[crop]
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+
+
+def test_workers_give_identical_batches_and_follow_every_epoch(
+    dataset: SegmentationDataset,
+) -> None:
+    alone, helped = run(dataset, workers=0), run(dataset, workers=2)
+    assert [tuple(images.shape) for images, _ in alone] == [
+        (4, 3, size, size) for size in (24, 40, 32) for _ in range(3)
+    ]
+    assert len(alone) == len(helped)
+    for (images, labels), (other_images, other_labels) in zip(alone, helped, strict=True):
+        assert torch.equal(images, other_images)
+        assert torch.equal(labels, other_labels)
+
+
+def test_loading_leaves_the_global_random_state_alone(dataset: SegmentationDataset) -> None:
+    before = torch.get_rng_state()
+    run(dataset, workers=0)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_file_is_reported_in_one_sentence(
+    dataset: SegmentationDataset, workers: int
+) -> None:
+    path = dataset.samples[0].image
+    path.write_bytes(path.read_bytes()[:-20])
+    batches = EpochBatches([[Crop(0, None, None, 24, 0)]])
+    loader = make_loader(dataset, batches, workers=workers, pin_memory=False)
+    with pytest.raises(InputError) as caught:
+        list(loader)
+    assert str(caught.value) == f"{path} is truncated: make or copy it again."

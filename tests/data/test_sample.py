@@ -1,0 +1,259 @@
+"""Reading samples: what a file holds, or one sentence that names the file and the fault."""
+
+import shutil
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from selftrain.data.sample import Blob, ClassTable, Reader, Sample, digest_image, digest_samples
+from selftrain.errors import InputError
+
+TABLE = ClassTable(names=("road", "car"), colors=((0, 0, 0), (9, 9, 9)))
+READER = Reader(TABLE)
+
+
+def columns(*values: int) -> NDArray[np.uint8]:
+    """Return a label map of 48x64 whose rows repeat the four values."""
+    return np.tile(np.array(values, dtype=np.uint8), (48, 16))
+
+
+def picture(height: int = 48, width: int = 64) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Sample:
+    cv2.imwrite(str(tmp_path / "image.png"), picture())
+    cv2.imwrite(str(tmp_path / "label.png"), columns(0, 1, 255, 1))
+    return Sample("image", tmp_path / "image.png", Blob(tmp_path / "label.png"))
+
+
+def set_label(sample: Sample, label: NDArray[np.integer]) -> None:
+    assert sample.label is not None
+    cv2.imwrite(str(sample.label.path), label)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("kept", [0.99, 0.6, 0.1])
+def test_a_truncated_picture_is_named_and_never_returned_gray(
+    tmp_path: Path, suffix: str, kept: float
+) -> None:
+    path = tmp_path / f"street{suffix}"
+    cv2.imwrite(str(path), picture())
+    sample = Sample("street", path)
+    assert READER.image(sample).shape == (48, 64, 3)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(InputError, match=rf"street\{suffix} is truncated"):
+        READER.image(sample)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_bytes_after_the_end_of_a_picture_do_no_harm(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"street{suffix}"
+    cv2.imwrite(str(path), picture())
+    whole = READER.image(Sample("street", path))
+    path.write_bytes(path.read_bytes() + b"\0" * 5000)
+    assert np.array_equal(READER.image(Sample("street", path)), whole)
+
+
+def with_thumbnail(jpeg: bytes) -> bytes:
+    """Return the JPEG with a small one inside, as cameras write it (APP1)."""
+    thumbnail = cv2.imencode(".jpg", picture(8, 8))[1].tobytes()
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + jpeg[2:]
+
+
+def test_the_end_of_a_thumbnail_is_not_taken_for_the_end_of_the_picture(tmp_path: Path) -> None:
+    path = tmp_path / "street.jpg"
+    data = with_thumbnail(cv2.imencode(".jpg", picture())[1].tobytes())
+    path.write_bytes(data)
+    assert READER.image(Sample("street", path)).shape == (48, 64, 3)
+    path.write_bytes(data[:-10])
+    with pytest.raises(InputError, match=r"street\.jpg is truncated"):
+        READER.image(Sample("street", path))
+
+
+def test_progressive_pictures_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "street.jpg"
+    cv2.imwrite(str(path), picture(), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
+    assert READER.image(Sample("street", path)).shape == (48, 64, 3)
+
+
+def test_an_orientation_tag_does_not_turn_the_image_away_from_its_label(tmp_path: Path) -> None:
+    # TIFF header, one entry: orientation (0x0112), a short, 6 = turn by 90 degrees.
+    entry = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    tiff = b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 0)
+    body = b"Exif\0\0" + tiff
+    jpeg = cv2.imencode(".jpg", picture())[1].tobytes()
+    path = tmp_path / "street.jpg"
+    path.write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:])
+    turned = cv2.imread(str(path))
+    assert turned is not None
+    assert turned.shape == (64, 48, 3)  # the tag works
+    assert READER.image(Sample("street", path)).shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture at all", b"\xff\xd8\xff", b"\x89PNG"])
+def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "street.png"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"street\.png is "):
+        READER.image(Sample("street", path))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.png cannot be read \(No such file"):
+        READER.image(Sample("gone", tmp_path / "gone.png"))
+
+
+def test_images_are_red_green_blue(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((2, 2, 3), (10, 20, 30), dtype=np.uint8))
+    image = READER.image(Sample("a", tmp_path / "a.png"))
+    assert image[0, 0].tolist() == [30, 20, 10]
+
+
+def test_a_picture_in_the_middle_of_a_file_is_read(tmp_path: Path) -> None:
+    label = cv2.imencode(".png", np.ones((4, 4), dtype=np.uint8))[1].tobytes()
+    shard = tmp_path / "shard.bin"
+    shard.write_bytes(b"before" + label + b"after")
+    blob = Blob(shard, offset=6, length=len(label))
+    assert (READER.label(Sample("a", tmp_path / "a.png", blob)) == 1).all()
+    with pytest.raises(InputError, match=r"shard\.bin ends before byte 9006: it is truncated"):
+        READER.label(Sample("a", tmp_path / "a.png", Blob(shard, offset=6, length=9000)))
+
+
+def test_a_sample_without_a_label_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"street\.png has no label"):
+        READER.label(Sample("street", tmp_path / "street.png"))
+
+
+def test_image_and_label_are_read_together(sample: Sample) -> None:
+    image, label = READER.pair(sample)
+    assert image.shape[:2] == label.shape == (48, 64)
+    assert label[0, :4].tolist() == [0, 1, 255, 1]
+
+
+def test_a_label_of_another_size_is_named_with_both_sizes(sample: Sample) -> None:
+    set_label(sample, np.zeros((48, 63), dtype=np.uint8))
+    with pytest.raises(InputError, match=r"label\.png is 63x48 but its image .* is 64x48"):
+        READER.pair(sample)
+
+
+def test_an_id_out_of_range_is_named_with_its_file_and_place(sample: Sample) -> None:
+    label = np.zeros((48, 64), dtype=np.uint8)
+    label[5, 6] = 2
+    set_label(sample, label)
+    expected = r"label\.png holds the label id 2 at y=5, x=6, .* \[0, 1, 255\]"
+    with pytest.raises(InputError, match=expected):
+        READER.label(sample)
+
+
+@pytest.mark.parametrize("shape", [(48, 64, 3), (48, 64, 4)])
+def test_a_label_in_colour_is_refused(sample: Sample, shape: tuple[int, ...]) -> None:
+    set_label(sample, np.random.default_rng(0).integers(0, 2, shape, dtype=np.uint8))
+    with pytest.raises(InputError, match=r"label\.png is not an 8-bit single-channel label map"):
+        READER.label(sample)
+
+
+def test_a_label_of_16_bits_is_refused(sample: Sample) -> None:
+    set_label(sample, np.zeros((48, 64), dtype=np.uint16))
+    with pytest.raises(InputError, match="not an 8-bit single-channel label map"):
+        READER.label(sample)
+
+
+def test_file_ids_become_train_ids(sample: Sample) -> None:
+    set_label(sample, columns(7, 26, 0, 7))
+    table = replace(TABLE, train_ids={7: 0, 26: 1, 0: 255})
+    assert Reader(table).label(sample)[0, :4].tolist() == [0, 1, 255, 0]
+
+
+def pseudo(sample: Sample) -> Sample:
+    assert sample.label is not None
+    confidence = sample.label.path.with_name("confidence.png")
+    cv2.imwrite(str(confidence), columns(0, 127, 128, 255))
+    set_label(sample, columns(0, 1, 1, 1))
+    return replace(sample, confidence=Blob(confidence), is_pseudo=True)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "expected"),
+    [
+        (0.0, [0, 1, 1, 1]),
+        (0.001, [255, 1, 1, 1]),
+        (0.5, [255, 255, 1, 1]),
+        (1.0, [255, 255, 255, 1]),
+    ],
+)
+def test_pseudo_labels_below_the_threshold_are_ignored(
+    sample: Sample, threshold: float, expected: list[int]
+) -> None:
+    label = replace(READER, threshold=threshold).label(pseudo(sample))
+    assert label[0, :4].tolist() == expected
+
+
+def test_the_threshold_leaves_true_labels_alone(sample: Sample) -> None:
+    assert np.array_equal(replace(READER, threshold=1.0).label(sample), READER.label(sample))
+
+
+def test_a_threshold_needs_a_confidence_map(sample: Sample) -> None:
+    bare = replace(pseudo(sample), confidence=None)
+    assert READER.label(bare).shape == (48, 64)
+    with pytest.raises(InputError, match="image has no confidence map"):
+        replace(READER, threshold=0.5).label(bare)
+
+
+def test_image_and_label_are_scaled_alike(sample: Sample) -> None:
+    image, label = replace(READER, scale=0.5).pair(sample)
+    assert image.shape == (24, 32, 3)
+    assert label.shape == (24, 32)
+    assert set(np.unique(label).tolist()) <= {0, 1, 255}
+
+
+def test_a_pseudo_label_made_at_scale_is_not_scaled_again(sample: Sample) -> None:
+    made = pseudo(sample)
+    set_label(made, np.zeros((24, 32), dtype=np.uint8))
+    image, label = replace(READER, scale=0.5).pair(made)
+    assert image.shape[:2] == label.shape == (24, 32)
+
+
+def move(sample: Sample, folder: Path) -> Sample:
+    assert sample.label is not None
+    folder.mkdir()
+    image = Path(shutil.copy(sample.image, folder / "other.png"))
+    label = Path(shutil.copy(sample.label.path, folder / "other-label.png"))
+    return replace(sample, image=image, label=Blob(label))
+
+
+def test_the_digest_depends_on_content_and_name_and_not_on_place_or_order(
+    sample: Sample, tmp_path: Path
+) -> None:
+    other = replace(move(sample, tmp_path / "b"), name="other")
+    digest = digest_samples([sample, other], labels=True)
+    moved = move(sample, tmp_path / "c")
+    assert digest_samples([other, moved], labels=True) == digest
+    assert digest_samples([other, replace(moved, name="new")], labels=True) != digest
+    assert digest_image(moved) == digest_image(sample)
+
+
+def test_the_digest_changes_with_an_image_and_with_a_label(sample: Sample) -> None:
+    with_labels = digest_samples([sample], labels=True)
+    without = digest_samples([sample], labels=False)
+    set_label(sample, np.zeros((48, 64), dtype=np.uint8))
+    assert digest_samples([sample], labels=True) != with_labels
+    assert digest_samples([sample], labels=False) == without
+    cv2.imwrite(str(sample.image), picture()[::-1])
+    assert digest_samples([sample], labels=False) != without
+
+
+def test_the_digest_of_unlabelled_samples_opens_no_label(sample: Sample) -> None:
+    before = digest_samples([sample], labels=False)
+    assert sample.label is not None
+    sample.label.path.unlink()
+    assert digest_samples([sample], labels=False) == before
+    with pytest.raises(InputError, match=r"label\.png cannot be read"):
+        digest_samples([sample], labels=True)

@@ -1,0 +1,97 @@
+import cv2
+import numpy as np
+import pytest
+
+from selftrain.pictures import (
+    colorize,
+    confidence_figure,
+    confusion_figure,
+    encode_png,
+    framework_figure,
+    legend,
+    overlay,
+    side_by_side,
+)
+
+COLORS = ((10, 20, 30), (200, 100, 0))
+LABEL = np.array([[0, 1], [255, 1]], dtype=np.uint8)
+NAMES = [f"class_{i}" for i in range(19)]
+
+
+def test_ids_have_their_colours_and_255_is_black() -> None:
+    assert colorize(LABEL, COLORS).tolist() == [
+        [[10, 20, 30], [200, 100, 0]],
+        [[0, 0, 0], [200, 100, 0]],
+    ]
+
+
+def test_an_overlay_shows_the_image_where_there_is_no_label() -> None:
+    image = np.full((2, 2, 3), 100, dtype=np.uint8)
+    mixed = overlay(image, LABEL, COLORS, alpha=0.5)
+    assert mixed[1, 0].tolist() == [100, 100, 100]
+    assert mixed[0, 1].tolist() == [150, 100, 50]
+    assert (image == 100).all()
+
+
+def test_an_overlay_needs_one_size() -> None:
+    with pytest.raises(ValueError, match=r"\(3, 2\).*\(2, 2\)"):
+        overlay(np.zeros((3, 2, 3), dtype=np.uint8), LABEL, COLORS)
+
+
+def test_a_png_holds_rgb_and_gray_as_they_are() -> None:
+    picture = colorize(LABEL, COLORS)
+    for original in (picture, LABEL):
+        data = np.frombuffer(encode_png(original), dtype=np.uint8)
+        read = np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
+        np.testing.assert_array_equal(read[..., ::-1] if read.ndim == 3 else read, original)
+
+
+def test_pictures_of_any_size_stand_in_a_row() -> None:
+    small = np.zeros((20, 40, 3), dtype=np.uint8)
+    large = np.full((40, 60, 3), 7, dtype=np.uint8)
+    joined = side_by_side({"small": small, "a title that is far too long": large}, gap=4)
+    assert joined.shape == (14 + 40, 80 + 4 + 60, 3)
+    assert (joined[14:, :80] == 0).all()
+    assert (joined[14:, 80:84] == 255).all()
+    assert (joined[14:, 84:] == 7).all()
+    assert (joined[:14, 84:] < 128).any()
+
+
+@pytest.mark.parametrize("classes", [1, 11, 19])
+def test_figures_of_any_number_of_classes_can_be_drawn(classes: int) -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.integers(0, 10**9, (classes, classes))
+    matrix[0] = 0  # a class that the split does not hold
+    histogram = rng.integers(0, 10**9, (classes, 32))
+    histogram[0] = 0
+    names, colors = NAMES[:classes], [COLORS[0]] * classes
+    for figure in (
+        confusion_figure(matrix, names),
+        confidence_figure(histogram, names),
+        legend(names, colors),
+    ):
+        assert encode_png(figure).startswith(b"\x89PNG")
+
+
+def test_a_confusion_matrix_shows_percent_of_the_true_class() -> None:
+    figure = confusion_figure(np.array([[30, 10], [0, 0]]), ["sky", "road"])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["75", "25"]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["sky", "road"]
+
+
+def test_equal_figures_are_equal_files() -> None:
+    first, second = (
+        encode_png(confusion_figure(np.eye(3, dtype=np.int64), NAMES[:3])) for _ in "ab"
+    )
+    assert first == second
+
+
+def test_rows_of_the_framework_figure_may_differ_in_length() -> None:
+    picture = np.zeros((20, 30, 3), dtype=np.uint8)
+    rows = [
+        ("teacher", [("image", picture), ("truth", picture)]),
+        ("student", [("image", picture)]),
+    ]
+    figure = framework_figure(rows, names=["a", "b"], colors=COLORS)
+    assert [axes.get_title() for axes in figure.axes] == ["image", "truth", "image", ""]
+    assert encode_png(figure).startswith(b"\x89PNG")
