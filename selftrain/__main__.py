@@ -91,7 +91,9 @@ def _main(pipeline: Pipeline, run: tracking.Run) -> None:
     ]
     for line in keys:
         progress.say(line)
-    written = comparison.write(table, keys, pipeline.config.machine.outputs / "main")
+    written = comparison.write(
+        table, keys, pipeline.config.machine.outputs / "main" / pipeline.config.benchmark
+    )
     progress.say(f"table: {written}")
     run.log_files(written.parent, "comparison")
     for name, product in models.items():

@@ -84,7 +84,7 @@ class ConfusionMatrix:
             raise ValueError(f"prediction {predictions.max()} is not in 0..{num_classes - 1}")
 
         counts = np.zeros(num_classes**2, np.int64)
-        # One row each: OpenCV takes a one-dimensional array on a path eight times as slow.
+        # One row each: OpenCV takes one-dimensional arrays on a path several times slower.
         labels, predictions = labels.reshape(1, -1), predictions.reshape(1, -1)
         for start in range(0, labels.size, EXACT_IN_FLOAT32):
             part = slice(start, start + EXACT_IN_FLOAT32)

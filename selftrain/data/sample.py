@@ -134,7 +134,7 @@ class Reader:
             )
         if sample.is_pseudo:  # the teacher saw the scaled image: never scaled again
             return self._apply_threshold(sample, raw)
-        return self._resize(self._to_train_ids(raw, sample.label.path), cv2.INTER_NEAREST)
+        return self._resize(self._to_train_ids(raw, sample.label.path), cv2.INTER_NEAREST_EXACT)
 
     def pair(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return image and label map, and check that they have the same size."""

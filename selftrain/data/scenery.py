@@ -4,7 +4,9 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -29,7 +31,7 @@ LIT: Color = (255, 214, 140)
 LEAFY: Color = (0.0, 0.5, -0.86)  # foliage takes light from above and from the camera's side
 
 
-def _along(x: float, rectangles: Sequence[tuple[float, ...]]) -> Floats:
+def _along(x: float, rectangles: Sequence[tuple[float, ...]] | Floats) -> Floats:
     """Place rectangles (near, far, low, high) in the plane at `x`; returns (M, 4, 3)."""
     flat = np.array(rectangles, np.float64).reshape(-1, 4)
     world = np.full((len(flat), 4, 3), x)
@@ -38,7 +40,7 @@ def _along(x: float, rectangles: Sequence[tuple[float, ...]]) -> Floats:
     return world
 
 
-def _facing(z: float, rectangles: Sequence[tuple[float, ...]]) -> Floats:
+def _facing(z: float, rectangles: Sequence[tuple[float, ...]] | Floats) -> Floats:
     """Place rectangles (left, right, low, high) at distance `z`; returns (M, 4, 3)."""
     flat = np.array(rectangles, np.float64).reshape(-1, 4)
     world = np.full((len(flat), 4, 3), z)
@@ -52,10 +54,13 @@ def _grid(
 ) -> Floats:
     """Lay out windows (M, 4) = (start, end, low, high), one row for each floor's height."""
     count = max(int((end - start) / step), 0)
-    left = start + (end - start - count * step) / 2 + (step - wide) / 2 + step * np.arange(count)
-    low = np.array(floors, np.float64)
-    across, up = np.meshgrid(left, low)
-    return np.stack([across, across + wide, up, up + high], axis=-1).reshape(-1, 4)
+    left = start + (end - start - count * step + step - wide) / 2 + step * np.arange(count)
+    grid = np.empty((len(floors), count, 4))
+    grid[:, :, 0] = left
+    grid[:, :, 1] = left + wide
+    grid[:, :, 2] = np.array(floors, np.float64)[:, None]
+    grid[:, :, 3] = grid[:, :, 2] + high
+    return grid.reshape(-1, 4)
 
 
 def facade_color(rng: Rng, spread: float) -> Color:
@@ -97,37 +102,77 @@ def building(
 
     if near > 70:
         return  # windows there would be smaller than a pixel
-    wide, high = between(rng, 0.8, 1.7), between(rng, 1.3, 2.0)
-    step = wide + between(rng, 0.7, 1.7)
-    floor = between(rng, 2.9, 3.5)
-    shop = rng.random() < 0.5
+    style = _draw_style(rng, height, color)
+    # What lies beside and behind the camera is never seen.
+    visible = far - math.floor((far - max(near, 2.0)) / style.step) * style.step
+    _fit_out(canvas, rng, partial(_along, x), visible, far, height, style, inward, near > 36)
+    if near > NEAR:
+        left, right = min(x, outer), max(x, outer)
+        _fit_out(
+            canvas, rng, partial(_facing, near), left, right, height, style, TOWARDS, near > 36
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Style:
+    """How the windows of one house look; lengths in metres."""
+
+    wide: float
+    high: float
+    step: float
+    floors: list[float]
+    """Height of the window sills."""
+    shop: bool
+    glass: Color
+    frame: Color
+    door: Color
+    awning: Color
+
+
+def _draw_style(rng: Rng, height: float, color: Color) -> _Style:
+    wide, floor, shop = between(rng, 0.8, 1.7), between(rng, 2.9, 3.5), rng.random() < 0.5
     floors = [1.0 + floor * i for i in range(int((height - 0.8) / floor))]
-    if shop:
-        floors = floors[1:]
-    glass = hsv(between(rng, 0.5, 0.65), between(rng, 0.05, 0.4), between(rng, 0.15, 0.55))
-    frame = dim(color, pick(rng, (0.7, 1.25)))
-    for place, start, end, normal in ((_along, near, far, inward), (_facing, x, outer, TOWARDS)):
-        low, top = min(start, end), max(start, end)
-        if low == near:  # the part beside and behind the camera is never seen
-            low = top - math.floor((top - max(low, 2.0)) / step) * step
-        plane = x if place is _along else near
-        windows = _grid(low, top, step, wide, floors, high)
+    return _Style(
+        wide=wide,
+        high=between(rng, 1.3, 2.0),
+        step=wide + between(rng, 0.7, 1.7),
+        floors=floors[1:] if shop else floors,
+        shop=shop,
+        glass=hsv(between(rng, 0.5, 0.65), between(rng, 0.05, 0.4), between(rng, 0.15, 0.55)),
+        frame=dim(color, pick(rng, (0.7, 1.25))),
+        door=dim(color, 0.45),
+        awning=hsv(rng.random(), 0.6, 0.7),
+    )
+
+
+def _fit_out(
+    canvas: Canvas,
+    rng: Rng,
+    place: Callable[[Sequence[tuple[float, ...]] | Floats], Floats],
+    start: float,
+    end: float,
+    height: float,
+    style: _Style,
+    normal: Color,
+    coarse: bool,
+) -> None:
+    """Paint windows, shops and a cornice on one front; `coarse` leaves out the small parts."""
+    windows = _grid(start, end, style.step, style.wide, style.floors, style.high)
+    if not coarse:
         rim = windows + np.array([-0.12, 0.12, -0.15, 0.12])
-        canvas.decorate(place(plane, rim), frame, normal)  # type: ignore[arg-type]
-        canvas.decorate(place(plane, windows), glass, normal)  # type: ignore[arg-type]
-        if canvas.light.lamps and len(windows):
-            lit = windows[rng.random(len(windows)) < 0.35]
-            canvas.decorate(place(plane, lit), LIT, normal, glow=True)  # type: ignore[arg-type]
-        cornice = [(min(start, end), top, height - 0.35, height)]
-        canvas.decorate(place(plane, cornice), frame, normal)  # type: ignore[arg-type]
-        if shop:
-            panes = _grid(low, top, 3.2, 2.6, [0.5], 2.0)
-            canvas.decorate(place(plane, panes), dim(glass, 0.8), normal)  # type: ignore[arg-type]
-            awning = _grid(low, top, 3.2, 2.9, [2.6], 0.5)
-            canvas.decorate(place(plane, awning), hsv(rng.random(), 0.6, 0.7), normal)  # type: ignore[arg-type]
-        elif len(floors):
-            door = [(top - 2.6, top - 1.5, 0.0, 2.2)]
-            canvas.decorate(place(plane, door), dim(color, 0.45), normal)  # type: ignore[arg-type]
+        canvas.decorate(place(rim), style.frame, normal)
+        canvas.decorate(place([(start, end, height - 0.35, height)]), style.frame, normal)
+    canvas.decorate(place(windows), style.glass, normal)
+    if canvas.light.lamps and len(windows):
+        lit = windows[rng.random(len(windows)) < 0.35]
+        canvas.decorate(place(lit), LIT, normal, glow=True)
+    if style.shop:
+        panes = _grid(start, end, 3.2, 2.6, [0.5], 2.0)
+        canvas.decorate(place(panes), dim(style.glass, 0.8), normal)
+        awning = _grid(start, end, 3.2, 2.9, [2.6], 0.5)
+        canvas.decorate(place(awning), style.awning, normal)
+    elif not coarse:
+        canvas.decorate(place([(end - 2.6, end - 1.5, 0.0, 2.2)]), style.door, normal)
 
 
 def wall(
@@ -227,6 +272,8 @@ def crown(
     outline[:, :2] += (x, y)
     np.maximum(outline[:, 1], 0.0, out=outline[:, 1])
     canvas.paint(outline, color, Label.VEGETATION, LEAFY)
+    if clumps == 0:
+        return
     lobes = disc(6)
     towards_sun = 0.3 if canvas.light.direction[0] > 0 else -0.3
     spots = rng.random((2, clumps, 3))
@@ -284,27 +331,31 @@ def tree(canvas: Canvas, rng: Rng, x: float, z: float, height: float, color: Col
     trunk = np.array([[x, 0.0, z], [x + between(rng, -0.2, 0.2), height * 0.6, z]])
     canvas.line(trunk, height * 0.04 + 0.08, (82, 66, 52), Label.VEGETATION)
     wide = height * between(rng, 0.22, 0.34)
-    if rng.random() < 0.25:  # a conifer
-        base, tip = height * 0.12, height
-        shape = np.array([[x - wide * 0.8, base, z], [x + wide * 0.8, base, z], [x, tip, z]])
-        canvas.paint(shape, dim(color, 0.7), Label.VEGETATION)
-        rows = np.linspace(base, tip * 0.8, 5)
-        teeth = [
-            [
-                (x - wide * (0.95 - b / tip), b, z),
-                (x + wide * (0.95 - b / tip), b, z),
-                (x, b + 0.18 * tip, z),
-            ]
-            for b in rows.tolist()
-        ]
-        for tooth in np.array(teeth):
-            canvas.paint(tooth, dim(color, between(rng, 0.55, 0.95)), Label.VEGETATION)
+    if rng.random() < 0.15:
+        _conifer(canvas, rng, x, z, wide * 0.8, height, dim(color, 0.7))
         return
-    if z > 28:
-        crown(canvas, rng, x, height * 0.72, z, wide * 1.1, height * 0.3, color, 4)
+    if z > 20:
+        crown(canvas, rng, x, height * 0.72, z, wide * 1.1, height * 0.3, color, 4 if z < 45 else 0)
         return
     for dx, dy in ((-0.45, -0.1), (0.45, -0.05), (0.0, 0.12)):
         crown(canvas, rng, x + dx * wide, height * (0.7 + dy), z, wide * 0.75, height * 0.22, color)
+
+
+def _conifer(
+    canvas: Canvas, rng: Rng, x: float, z: float, wide: float, height: float, color: Color
+) -> None:
+    """Paint tiers of boughs, each darker at its hem."""
+    tiers = np.linspace(0.1, 0.8, 6 if z < 18 else 3) * height
+    for low in tiers.tolist():
+        half = wide * (1.05 - low / height) * between(rng, 0.85, 1.15)
+        hem = np.linspace(-half, half, 7)
+        tier = np.full((8, 3), z)
+        tier[:7, 0] = x + hem
+        tier[:7, 1] = low + height * 0.05 * rng.random(7)
+        tier[7, :2] = (x, low + 1.3 / len(tiers) * height)
+        canvas.paint(tier, color, Label.VEGETATION, LEAFY)
+        hem_shade = np.concatenate([tier[:7], tier[6::-1] + np.array([0.0, 0.05 * height, 0.0])])
+        canvas.decorate(hem_shade[None], dim(color, 0.62), LEAFY)
 
 
 def lamp_post(canvas: Canvas, rng: Rng, x: float, z: float, arm: float) -> None:

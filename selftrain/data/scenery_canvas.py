@@ -231,7 +231,8 @@ class Canvas:
         """
         focal = self.camera.focal
         near, far = (
-            max(width * focal / max(z, NEAR), THINNEST) * self._unit / 2 for z in ends[:, 2].tolist()
+            max(width * focal / max(z, NEAR), THINNEST) * self._unit / 2
+            for z in ends[:, 2].tolist()
         )
         seen = self.light.on(color, TOWARDS, float(ends[0, 2]))
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from selftrain.data.scenery_canvas import (
-    TOWARDS,
     Canvas,
     Color,
     Floats,
@@ -27,8 +26,8 @@ Rng = np.random.Generator
 RUBBER: Color = (32, 32, 34)
 GLASS: Color = (58, 72, 84)
 STEEL: Color = (120, 122, 126)
-SKINS: tuple[Color, ...] = ((224, 178, 148), (196, 146, 112), (140, 96, 70), (96, 64, 48))
 WHEEL_CORNERS = 14
+DETAILED = 26.0  # metres; farther away the parts of a car are smaller than a pixel
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +42,15 @@ class Pose:
     def place(self, points: Floats) -> Floats:
         """Move local points (..., 3) = (ahead, to its right, up), in metres, into the world."""
         sine, cosine = math.sin(self.heading), math.cos(self.heading)
-        world = np.empty_like(points)
-        world[..., 0] = self.x + points[..., 0] * sine + points[..., 1] * cosine
-        world[..., 1] = points[..., 2]
-        world[..., 2] = self.z + points[..., 0] * cosine - points[..., 1] * sine
-        return world
+        axes = np.array([[sine, 0.0, cosine], [cosine, 0.0, -sine], [0.0, 1.0, 0.0]])
+        world: Floats = points.reshape(-1, 3) @ axes
+        world += np.array([self.x, 0.0, self.z])
+        return world.reshape(points.shape)
+
+    def at(self, ahead: float, right: float, up: float) -> Color:
+        """Move one local point into the world."""
+        x, y, z = self.turn(ahead, right, up)
+        return self.x + x, y, self.z + z
 
     def turn(self, ahead: float, right: float, up: float) -> Color:
         """Turn a local direction into the world."""
@@ -59,12 +62,18 @@ Profile = Sequence[tuple[float, float, float]]
 """Side view of a convex solid, counter-clockwise from the lower rear: (ahead, up, half width)."""
 
 
-def _sees(canvas: Canvas, point: Floats, normal: Color) -> bool:
-    """Tell whether a face through `point` (3,) turns its front to the camera."""
+def _sees(canvas: Canvas, point: Sequence[float], normal: Color) -> bool:
+    """Tell whether a face through the world's `point` turns its front to the camera."""
     camera = canvas.camera
-    x, y, z = point.tolist()
+    x, y, z = point
     x += camera.bend * z * z
     return normal[0] * x + normal[1] * (y - camera.height) + normal[2] * z < 0
+
+
+def _shows_end(canvas: Canvas, pose: Pose, ahead: float) -> bool:
+    """Tell whether the front (`ahead` > 0) or the rear of a vehicle turns to the camera."""
+    way = pose.turn(math.copysign(1.0, ahead), 0.0, 0.0)
+    return _sees(canvas, pose.at(ahead, 0.0, 1.0), way)
 
 
 def solid(
@@ -88,9 +97,11 @@ def solid(
     light = canvas.light
     distance = max(float(corners[:, :, 2].mean()), 0.0)
     count = len(profile)
+    points = (corners[0, 0].tolist(), corners[1, 0].tolist())
+    bases = corners[0].tolist()
     for right in (0, 1):
         normal = pose.turn(0.0, 1.0 if right else -1.0, 0.0)
-        if _sees(canvas, corners[right, 0], normal):
+        if _sees(canvas, points[right], normal):
             canvas.record(corners[right], light.on(side, normal, distance), None)
     for i, color in enumerate(colors):
         if color is None:
@@ -99,7 +110,7 @@ def solid(
         ahead, up = profile[j][1] - profile[i][1], profile[i][0] - profile[j][0]
         length = math.hypot(ahead, up) or 1.0
         normal = pose.turn(ahead / length, 0.0, up / length)
-        if _sees(canvas, corners[0, i], normal):
+        if _sees(canvas, bases[i], normal):
             face = corners[(0, 0, 1, 1), (i, j, j, i)]
             canvas.record(face, light.on(color, normal, distance), None)
     return corners
@@ -112,8 +123,8 @@ def _box(rear: float, front: float, low: float, high: float, half: float) -> Pro
 def _seen_side(canvas: Canvas, pose: Pose, half: float) -> float:
     """Return which side of a vehicle shows: +half, -half, or 0 where neither does."""
     for side in (half, -half):
-        point = pose.place(np.array([0.0, side, 1.0]))
-        if _sees(canvas, point, pose.turn(0.0, math.copysign(1.0, side), 0.0)):
+        normal = pose.turn(0.0, math.copysign(1.0, side), 0.0)
+        if _sees(canvas, pose.at(0.0, side, 1.0), normal):
             return side
     return 0.0
 
@@ -161,9 +172,9 @@ def _end_lights(
         (0.95 * half - size * 1.5, 0.95 * half, low, low + size),
     ]
     lit = canvas.light.lamps
-    ends = ((rear, -1.0, (200.0, 30.0, 28.0)), (front, 1.0, (248.0, 244.0, 220.0)))
-    for end, way, color in ends:
-        if _sees(canvas, pose.place(np.array([end, 0.0, low])), pose.turn(way, 0.0, 0.0)):
+    ends = ((rear, (200.0, 30.0, 28.0)), (front, (248.0, 244.0, 220.0)))
+    for end, color in ends:
+        if _shows_end(canvas, pose, end):
             canvas.decorate(_on_end(pose, end, lamps), color, glow=lit)
             plate = [(-0.28, 0.28, low - 0.28, low - 0.12)]
             canvas.decorate(_on_end(pose, end, plate), (225, 225, 215))
@@ -209,6 +220,9 @@ def car(canvas: Canvas, rng: Rng, pose: Pose) -> None:
     ]
     for part in corners:
         canvas.hull(part, Label.CAR)
+    if pose.z > DETAILED:
+        _end_lights(canvas, pose, rear, front, half, 0.66, 0.17)
+        return
     if side:
         glass = roof - 0.12
         slant = half - (half - top) * 0.75
@@ -231,8 +245,8 @@ def car(canvas: Canvas, rng: Rng, pose: Pose) -> None:
         canvas.decorate(_on_side(pose, side, [(rear, front, 0.26, 0.4)]), (40, 40, 42))
     _wheels(canvas, pose, side, (rear * 0.62, front * 0.64), 0.33, Label.CAR)
     bumper = [(-half, half, 0.26, 0.42)]
-    for end, way in ((rear, -1.0), (front, 1.0)):
-        if _sees(canvas, pose.place(np.array([end, 0.0, 0.3])), pose.turn(way, 0.0, 0.0)):
+    for end in (rear, front):
+        if _shows_end(canvas, pose, end):
             canvas.decorate(_on_end(pose, end, bumper), (44, 44, 46))
     _end_lights(canvas, pose, rear, front, half, 0.66, 0.17)
 
@@ -275,7 +289,7 @@ def truck(canvas: Canvas, rng: Rng, pose: Pose) -> None:
         canvas.decorate(_on_side(pose, side * 0.95, window), GLASS)
     axles = (rear + 0.9, rear + 2.0, front - 1.0)
     _wheels(canvas, pose, side, axles, 0.5, Label.TRUCK)
-    if _sees(canvas, pose.place(np.array([rear, 0.0, 1.5])), pose.turn(-1.0, 0.0, 0.0)):
+    if _shows_end(canvas, pose, rear):
         bars = [
             (-0.04, 0.04, 1.0, high),
             (-half, half, 0.95, 1.05),
@@ -310,10 +324,10 @@ def bus(canvas: Canvas, rng: Rng, pose: Pose) -> None:
         canvas.decorate(_on_side(pose, side, doors), dim(GLASS, 0.75))
         canvas.decorate(_on_side(pose, side, [(rear, front, 0.35, 0.55)]), (50, 50, 52))
     _wheels(canvas, pose, side, (rear * 0.55, front * 0.55), 0.48, Label.BUS)
-    for end, way in ((rear, -1.0), (front, 1.0)):
-        if not _sees(canvas, pose.place(np.array([end, 0.0, 1.5])), pose.turn(way, 0.0, 0.0)):
+    for end in (rear, front):
+        if not _shows_end(canvas, pose, end):
             continue
-        low = 1.1 if way > 0 else 1.6
+        low = 1.1 if end > 0 else 1.6
         canvas.decorate(_on_end(pose, end, [(-half * 0.9, half * 0.9, low, 2.45)]), GLASS)
         sign = [(-0.8, 0.8, 2.55, 2.85)]
         canvas.decorate(_on_end(pose, end, sign), (24, 24, 24))
@@ -357,220 +371,3 @@ def tram(canvas: Canvas, rng: Rng, pose: Pose) -> None:
                 bellows = _on_side(pose, side * 0.9, [(front, front + 0.45, 0.3, roof - 0.1)])
                 canvas.paint(bellows[0], (48, 48, 50), Label.TRAIN)
     _end_lights(canvas, pose, -total / 2, total / 2, half, 0.8, 0.2)
-
-
-def _upright(x: float, z: float, points: Sequence[tuple[float, float]]) -> Floats:
-    """Stand a figure (N, 2) = (right, up) at (x, z), turned to the camera; returns (N, 3)."""
-    figure = np.array(points, np.float64)
-    return np.column_stack([x + figure[:, 0], figure[:, 1], np.full(len(figure), z)])
-
-
-def _head(
-    canvas: Canvas,
-    rng: Rng,
-    x: float,
-    y: float,
-    z: float,
-    label: Label,
-    size: float,
-    helmet: Color | None,
-) -> None:
-    ring = disc(10)
-    face = np.column_stack(
-        [x + ring[:, 0] * 0.1 * size, y + ring[:, 1] * 0.135 * size, np.full(10, z)]
-    )
-    canvas.paint(face, pick(rng, SKINS), label)
-    hair = face[:6].copy()
-    hair[:, 1] += 0.03 * size
-    top = helmet or pick(
-        rng, ((30.0, 24.0, 20.0), (84.0, 58.0, 36.0), (196.0, 164.0, 108.0), (110.0, 108.0, 106.0))
-    )
-    canvas.decorate(hair[None], top)
-
-
-def _cloth(rng: Rng) -> Color:
-    return hsv(rng.random(), between(rng, 0.05, 0.85), between(rng, 0.12, 0.9))
-
-
-def person(canvas: Canvas, rng: Rng, x: float, z: float) -> None:
-    """Paint someone on foot, standing or walking, 1.15 to 1.9 m tall."""
-    tall = (between(rng, 1.15, 1.4) if rng.random() < 0.15 else between(rng, 1.6, 1.9)) / 1.75
-    coat, legs = _cloth(rng), hsv(rng.random(), between(rng, 0.05, 0.6), between(rng, 0.1, 0.5))
-    stride = between(rng, -0.28, 0.28)
-    skirt = rng.random() < 0.2
-    wide = between(rng, 0.85, 1.2)
-    hip = 0.85 * tall
-
-    def paint(points: Sequence[tuple[float, float]], color: Color) -> None:
-        scaled = [(a * wide, b * tall) for a, b in points]
-        canvas.paint(_upright(x, z, scaled), color, Label.PERSON)
-
-    for foot, sign in ((stride, -1.0), (-stride, 1.0)):
-        at = foot + sign * 0.09
-        paint(
-            [
-                (sign * 0.16, 0.9),
-                (sign * 0.01, 0.9),
-                (at - 0.05, 0.05),
-                (at + 0.07, 0.0),
-                (at + 0.09 * sign, 0.05),
-            ],
-            legs,
-        )
-        paint(
-            [(at - 0.08, 0.09), (at - 0.08, 0.0), (at + 0.12, 0.0), (at + 0.07, 0.09)], (40, 34, 30)
-        )
-    if skirt:
-        paint([(-0.27, 0.5), (0.27, 0.5), (0.16, 1.0), (-0.16, 1.0)], coat)
-    hem = between(rng, 0.7, 0.9)
-    paint(
-        [
-            (-0.17, hem),
-            (0.17, hem),
-            (0.2, 1.2),
-            (0.22, 1.42),
-            (0.08, 1.5),
-            (-0.08, 1.5),
-            (-0.22, 1.42),
-            (-0.2, 1.2),
-        ],
-        coat,
-    )
-    swing = stride * 0.7
-    for sign in (-1.0, 1.0):
-        hand = sign * 0.26 - sign * swing
-        paint(
-            [(sign * 0.19, 1.43), (sign * 0.27, 1.38), (hand + 0.05, 0.82), (hand - 0.05, 0.82)],
-            dim(coat, 0.82),
-        )
-    if rng.random() < 0.3:
-        bag = pick(rng, (-1.0, 1.0)) * 0.24
-        paint(
-            [(bag - 0.13, 0.75), (bag + 0.13, 0.75), (bag + 0.11, 1.12), (bag - 0.11, 1.12)],
-            _cloth(rng),
-        )
-    _head(canvas, rng, x, hip * 0 + 1.6 * tall, z, Label.PERSON, tall, None)
-
-
-def _frame(pose: Pose, points: Sequence[tuple[float, float]]) -> Floats:
-    """Place a side view (N, 2) = (ahead, up) in the plane a two-wheeler stands in."""
-    flat = np.array(points, np.float64)
-    return pose.place(np.column_stack([flat[:, 0], np.zeros(len(flat)), flat[:, 1]]))
-
-
-def bicycle(canvas: Canvas, rng: Rng, pose: Pose, *, ridden: bool) -> None:
-    """Paint a bicycle, about 1.75 m long: two large thin wheels seen through, a frame of tubes."""
-    color = hsv(rng.random(), between(rng, 0.1, 0.9), between(rng, 0.2, 0.9))
-    ring = disc(16)
-    for axle in (-0.53, 0.53):
-        outer = _frame(pose, [(axle + 0.34 * a, 0.34 + 0.34 * b) for a, b in ring.tolist()])
-        inner = _frame(pose, [(axle + 0.27 * a, 0.34 + 0.27 * b) for a, b in ring.tolist()])
-        # A tyre keeps its 5 cm where the wheel is seen edge-on.
-        edge = np.concatenate([outer, outer])
-        edge[:16, 0] -= 0.03
-        edge[16:, 0] += 0.03
-        canvas.hull(edge, Label.BICYCLE)
-        # One polygon out along the tyre and back along its inner edge leaves the spokes open.
-        rim = np.concatenate([outer, outer[:1], inner[:1], inner[::-1]])
-        canvas.record(rim, canvas.light.on(RUBBER, TOWARDS, pose.z), None)
-    tubes = [
-        ((-0.53, 0.34), (-0.1, 0.36)),
-        ((-0.1, 0.36), (-0.22, 0.86)),
-        ((-0.2, 0.75), (0.36, 0.78)),
-        ((-0.1, 0.36), (0.36, 0.75)),
-        ((0.53, 0.34), (0.34, 0.98)),
-        ((-0.53, 0.34), (-0.2, 0.75)),
-    ]
-    for tube in tubes:
-        canvas.line(_frame(pose, tube), 0.05, color, Label.BICYCLE)
-    canvas.line(_frame(pose, [(-0.34, 0.9), (-0.1, 0.9)]), 0.09, RUBBER, Label.BICYCLE)
-    bar = pose.place(np.array([[0.34, -0.26, 1.0], [0.34, 0.26, 1.0]]))
-    canvas.line(bar, 0.05, RUBBER, Label.BICYCLE)
-    if ridden:
-        _rider(canvas, rng, pose, saddle=0.92, pedal=(0.0, 0.2), grip=(0.34, 1.02), helmet=0.5)
-
-
-def motorcycle(canvas: Canvas, rng: Rng, pose: Pose, *, ridden: bool) -> None:
-    """Paint a motorcycle or scooter, about 2.1 m long: fat wheels, a closed body, lights."""
-    color = hsv(rng.random(), between(rng, 0.3, 0.95), between(rng, 0.25, 0.85))
-    ring = disc(WHEEL_CORNERS)
-    for axle in (-0.7, 0.72):
-        wheel = _frame(pose, [(axle + 0.31 * a, 0.31 + 0.31 * b) for a, b in ring.tolist()])
-        fat = np.concatenate([wheel, wheel])
-        fat[:WHEEL_CORNERS, 0] -= 0.08
-        fat[WHEEL_CORNERS:, 0] += 0.08
-        canvas.hull(fat, Label.MOTORCYCLE, RUBBER)
-        hub = _frame(pose, [(axle + 0.15 * a, 0.31 + 0.15 * b) for a, b in ring.tolist()])
-        canvas.decorate(hub[None], STEEL)
-
-    def part(points: Sequence[tuple[float, float]], paint: Color, half: float) -> None:
-        flat = np.array(points)
-        left = np.column_stack([flat[:, 0], np.full(len(flat), -half), flat[:, 1]])
-        right = left * (1.0, -1.0, 1.0)
-        canvas.hull(pose.place(np.concatenate([left, right])), Label.MOTORCYCLE, paint)
-
-    part([(-0.45, 0.25), (0.35, 0.22), (0.42, 0.55), (-0.4, 0.6)], (66, 66, 70), 0.16)
-    part(
-        [(-0.95, 0.72), (-0.3, 0.6), (0.45, 0.62), (0.5, 0.9), (0.05, 0.98), (-0.9, 0.86)],
-        color,
-        0.17,
-    )
-    part([(-0.75, 0.84), (0.0, 0.8), (0.0, 0.9), (-0.75, 0.95)], (28, 26, 26), 0.15)
-    part([(0.42, 0.6), (0.62, 0.62), (0.56, 1.15), (0.44, 1.1)], color, 0.18)
-    canvas.line(_frame(pose, [(0.72, 0.31), (0.48, 1.0)]), 0.09, STEEL, Label.MOTORCYCLE)
-    canvas.line(_frame(pose, [(-0.1, 0.25), (-0.9, 0.33)]), 0.1, (170, 170, 172), Label.MOTORCYCLE)
-    bar = pose.place(np.array([[0.42, -0.36, 1.05], [0.42, 0.36, 1.05]]))
-    canvas.line(bar, 0.06, RUBBER, Label.MOTORCYCLE)
-    if ridden:
-        _rider(canvas, rng, pose, saddle=0.88, pedal=(0.05, 0.3), grip=(0.4, 1.05), helmet=1.0)
-    facing = math.cos(pose.heading) < 0
-    lamp = pose.place(np.array([[0.62 if facing else -0.95, 0.0, 0.85]]))[0]
-    spot = lamp + np.column_stack([disc(8) * 0.09, np.zeros(8)])
-    canvas.decorate(spot[None], (255, 250, 225) if facing else (215, 30, 30), glow=True)
-
-
-def _rider(
-    canvas: Canvas,
-    rng: Rng,
-    pose: Pose,
-    *,
-    saddle: float,
-    pedal: tuple[float, float],
-    grip: tuple[float, float],
-    helmet: float,
-) -> None:
-    """Paint someone seated: bent knees, arms to the bar; `helmet` is the chance of one."""
-    coat, legs = _cloth(rng), hsv(rng.random(), between(rng, 0.05, 0.6), between(rng, 0.1, 0.5))
-    lean = between(rng, 0.1, 0.3)
-    shoulder = (-0.2 + lean, saddle + 0.56)
-    knee = (pedal[0] + 0.24, saddle - 0.16)
-
-    def limb(
-        joints: Sequence[tuple[float, float]], apart: float, width: float, color: Color
-    ) -> None:
-        for side in (-apart, apart):
-            points = pose.place(np.array([(a, side, y) for a, y in joints]))
-            for ends in (points[:2], points[1:]):
-                canvas.line(ends, width, color, Label.RIDER)
-
-    limb([(-0.18, saddle), knee, pedal], 0.13, 0.17, legs)
-    base = pose.place(
-        np.array(
-            [
-                (-0.2, -0.15, saddle - 0.08),
-                (-0.2, 0.15, saddle - 0.08),
-                (shoulder[0], -0.22, shoulder[1]),
-                (shoulder[0], 0.22, shoulder[1]),
-                (-0.32, 0.0, saddle),
-                (0.0, 0.0, saddle),
-                (shoulder[0] + 0.12, 0.0, shoulder[1] - 0.05),
-                (shoulder[0] - 0.14, 0.0, shoulder[1] - 0.02),
-            ]
-        )
-    )
-    canvas.hull(base, Label.RIDER, coat)
-    elbow = ((shoulder[0] + grip[0]) / 2, (shoulder[1] + grip[1]) / 2 - 0.08)
-    limb([shoulder, elbow, grip], 0.22, 0.11, dim(coat, 0.82))
-    head = pose.place(np.array([shoulder[0] + 0.08, 0.0, shoulder[1] + 0.2]))
-    cover = hsv(rng.random(), 0.7, between(rng, 0.15, 0.9)) if rng.random() < helmet else None
-    _head(canvas, rng, float(head[0]), float(head[1]), float(head[2]), Label.RIDER, 1.12, cover)

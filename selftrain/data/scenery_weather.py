@@ -52,7 +52,7 @@ def draw_light(rng: Rng, *, fog: bool, rain: bool, spread: float) -> tuple[Light
         zenith, haze = (grey * 0.95, grey * 0.97, grey), (grey, grey, grey)
     else:
         elevation = between(rng, 0.12, 0.3)
-        ambient, sun = (0.72 - 0.36 * spread * rng.random()) * level, 0.2
+        ambient, sun = (0.76 - 0.3 * spread * rng.random()) * level, 0.2
         tint = (1 + 0.18 * rng.random() * spread, 0.96, 1.06 - 0.14 * rng.random() * spread)
         zenith, haze = (66.0, 82.0, 130.0), (226.0, 164.0, 128.0)
         if rng.random() < 0.5:
@@ -79,8 +79,17 @@ def paint_sky(canvas: Canvas, zenith: Color) -> None:
     rows = max(int(canvas.camera.horizon * canvas.rows) + 1, 1)
     down = np.linspace(0, 1, rows)[:, None] ** 1.3
     sky = np.array(zenith) * (1 - down) + np.array(canvas.light.haze) * down
-    canvas.image[:rows] = np.rint(sky).astype(np.uint8)[:, None]
+    canvas.image[:rows] = _spread(sky, canvas.image.shape[1])
     canvas.labels[:rows] = Label.SKY
+
+
+def _spread(column: NDArray[np.float64], width: int) -> NDArray[np.uint8]:
+    """Repeat a column of colours (H, 3) to a picture (H, width, 3)."""
+    # Several times as fast as broadcasting, which copies three bytes at a time.
+    column8 = np.rint(column).astype(np.uint8)[:, None]
+    return cv2.resize(column8, (width, len(column)), interpolation=cv2.INTER_NEAREST).astype(
+        np.uint8, copy=False
+    )
 
 
 def settle_ground(canvas: Canvas, shadows: list[NDArray[np.float64]]) -> None:
@@ -97,10 +106,10 @@ def settle_ground(canvas: Canvas, shadows: list[NDArray[np.float64]]) -> None:
     row = (np.arange(top, canvas.rows) + 0.5) / canvas.rows
     distance = camera.focal * camera.height / np.maximum(row - camera.horizon, 1e-3)
     clear = np.exp(-np.minimum(distance, 200) * canvas.light.density)[:, None]
-    haze = (np.array(canvas.light.haze) * (1 - clear)).astype(np.uint8)[:, None]
+    haze = _spread(np.array(canvas.light.haze) * (1 - clear), canvas.image.shape[1])
     factor = (kept * clear).astype(np.uint8)
-    shaded = cv2.multiply(ground, cv2.merge([factor, factor, factor]), scale=1 / 255)
-    canvas.image[top:] = cv2.add(shaded, np.broadcast_to(haze, shaded.shape).copy())
+    shaded = cv2.multiply(ground, cv2.cvtColor(factor, cv2.COLOR_GRAY2RGB), scale=1 / 255)
+    canvas.image[top:] = cv2.add(shaded, haze)
 
 
 def _cut(field: NDArray[np.float32], rng: Rng, width: int, height: int) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from selftrain.data.augment import Augmentation
+from selftrain.data.centroids import find_centroids
 from selftrain.data.dataset import EpochBatches, SegmentationDataset, make_loader
 from selftrain.data.plan import Crop, Pool, global_batches, plan_epoch
 from selftrain.data.sample import Blob, ClassTable, Reader, Sample
@@ -78,6 +79,23 @@ def test_the_same_crop_twice_is_identical(dataset: SegmentationDataset) -> None:
     again = dataset[crop]
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
+
+
+@pytest.mark.parametrize("size", [8, 24, 100])
+def test_every_centroid_crop_shows_its_class(dataset: SegmentationDataset, size: int) -> None:
+    centroids = find_centroids(dataset.samples, READER, tile=16)
+    plan = plan_epoch(
+        Pool(range(6), centroids),
+        None,
+        real_crops=60,
+        pseudo_crops=0,
+        centroid_fraction=1,
+        crop_size=size,
+        seed=0,
+        epoch=0,
+    )
+    for crop in plan:
+        assert crop.class_id in dataset[crop][1]
 
 
 def test_workers_give_identical_batches_and_follow_every_epoch(

@@ -1,0 +1,1 @@
+"""Readings: from runs to tables and figures."""

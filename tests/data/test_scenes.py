@@ -1,0 +1,158 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from selftrain.data import scenes
+
+ROAD, MOTORCYCLE = scenes.NAMES.index("road"), scenes.NAMES.index("motorcycle")
+
+
+def digest(seed: int, index: int) -> str:
+    image, labels = scenes.draw(seed, index, width=64, height=32)
+    return f"{hash(image.tobytes() + labels.tobytes())}"
+
+
+@pytest.fixture(scope="module")
+def pixels() -> NDArray[np.int64]:
+    """Pixels of each label (last axis, 256) in each of 200 scenes."""
+    drawn = (scenes.draw(1, i, width=128, height=64)[1] for i in range(200))
+    return np.stack([np.bincount(labels.ravel(), minlength=256) for labels in drawn])
+
+
+def test_classes_are_those_of_cityscapes_in_the_order_of_its_train_ids() -> None:
+    assert len(scenes.NAMES) == len(scenes.COLORS) == len(set(scenes.COLORS)) == 19
+    assert scenes.NAMES[:2] == ("road", "sidewalk")
+    assert scenes.NAMES[6:8] == ("traffic light", "traffic sign")
+    assert scenes.NAMES[17:] == ("motorcycle", "bicycle")
+    assert scenes.COLORS[13] == (0, 0, 142)
+
+
+def test_a_scene_is_a_function_of_seed_and_index() -> None:
+    first = scenes.draw(3, 5)
+    scenes.draw(3, 6)
+    second = scenes.draw(3, 5)
+    assert np.array_equal(first[0], second[0])
+    assert np.array_equal(first[1], second[1])
+
+
+def test_another_process_draws_the_same_scene() -> None:
+    code = (
+        "import hashlib; from selftrain.data import scenes; image, labels = scenes.draw(7, 2);"
+        "print(hashlib.sha256(image.tobytes() + labels.tobytes()).hexdigest())"
+    )
+    run = [sys.executable, "-c", code]
+    seen = {subprocess.run(run, capture_output=True, text=True, check=True).stdout for _ in "ab"}
+    assert len(seen) == 1
+
+
+def test_scenes_differ_between_seeds_and_between_indices() -> None:
+    assert len({digest(seed, index) for seed in range(4) for index in range(4)}) == 16
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 32), (256, 128), (510, 255), (1024, 512)])
+def test_picture_and_labels_have_the_size_asked_for(width: int, height: int) -> None:
+    image, labels = scenes.draw(0, 1, width=width, height=height)
+    assert image.shape == (height, width, 3)
+    assert labels.shape == (height, width)
+    assert image.dtype == labels.dtype == np.uint8
+
+
+def test_a_larger_picture_shows_the_same_scene_finer() -> None:
+    image, labels = scenes.draw(2, 4)
+    fine_image, fine_labels = scenes.draw(2, 4, width=512, height=256)
+    assert np.mean(fine_labels[::2, ::2] == labels) > 0.95
+    shrunk = cv2.resize(fine_image, (256, 128), interpolation=cv2.INTER_AREA)
+    assert np.abs(shrunk.astype(float) - image).mean() < 12
+
+
+@pytest.mark.parametrize(("width", "height"), [(128, 128), (256, 127), (2, 1)])
+def test_a_picture_that_is_not_twice_as_wide_as_high_is_refused(width: int, height: int) -> None:
+    with pytest.raises(ValueError, match=f"{width} x {height}"):
+        scenes.draw(0, 0, width=width, height=height)
+
+
+def test_labels_are_train_ids_or_void(pixels: NDArray[np.int64]) -> None:
+    assert pixels[:, 19:255].sum() == 0
+    assert pixels[:, 255].sum() > 0
+
+
+def test_every_class_occurs_in_at_least_a_few_percent_of_the_scenes(
+    pixels: NDArray[np.int64],
+) -> None:
+    share = (pixels[:, :19] > 0).mean(axis=0)
+    rare = {name: s for name, s in zip(scenes.NAMES, share, strict=True) if s < 0.05}
+    assert not rare
+
+
+def test_the_road_has_at_least_300_times_the_pixels_of_the_motorcycles(
+    pixels: NDArray[np.int64],
+) -> None:
+    total = pixels.sum(axis=0)
+    assert 300 <= total[ROAD] / total[MOTORCYCLE] <= 800
+
+
+def test_a_split_holds_one_picture_and_one_label_map_for_each_index(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    scenes.write_split(folder, seed=1, indices=range(3, 6), width=64, height=32)
+    names = ["00003.png", "00004.png", "00005.png"]
+    for kind in ("images", "labels"):
+        assert sorted(path.name for path in (folder / kind).iterdir()) == names
+    image, labels = scenes.draw(1, 4, width=64, height=32)
+    read = cv2.imread(str(folder / "images/00004.png"), cv2.IMREAD_COLOR)
+    assert read is not None
+    assert np.array_equal(read[:, :, ::-1], image)
+    read = cv2.imread(str(folder / "labels/00004.png"), cv2.IMREAD_UNCHANGED)
+    assert read is not None
+    assert np.array_equal(read, labels)
+
+
+def test_workers_write_what_one_process_writes(tmp_path: Path) -> None:
+    for name, workers in (("one", 0), ("two", 2)):
+        scenes.write_split(
+            tmp_path / name, seed=1, indices=range(3), width=64, height=32, workers=workers
+        )
+    for path in sorted((tmp_path / "one").rglob("*.png")):
+        other = tmp_path / "two" / path.relative_to(tmp_path / "one")
+        assert path.read_bytes() == other.read_bytes()
+
+
+def test_a_complete_split_is_not_drawn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes.write_split(tmp_path / "train", seed=1, indices=range(2), width=64, height=32)
+    monkeypatch.setattr(scenes, "draw", None)
+    scenes.write_split(tmp_path / "train", seed=1, indices=range(2), width=64, height=32)
+
+
+def test_an_interrupted_split_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = scenes.draw
+
+    def stop(seed: int, index: int, *, width: int, height: int) -> object:
+        if index == 1:
+            raise KeyboardInterrupt
+        return draw(seed, index, width=width, height=height)
+
+    monkeypatch.setattr(scenes, "draw", stop)
+    with pytest.raises(KeyboardInterrupt):
+        scenes.write_split(tmp_path / "train", seed=1, indices=range(2), width=64, height=32)
+    assert list(tmp_path.iterdir()) == []
+
+    monkeypatch.setattr(scenes, "draw", draw)
+    scenes.write_split(tmp_path / "train", seed=1, indices=range(2), width=64, height=32)
+    assert len(list((tmp_path / "train").rglob("*.png"))) == 4
+
+
+def test_a_folder_with_other_scenes_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    scenes.write_split(folder, seed=1, indices=range(1), width=64, height=32)
+    assert json.loads((folder / "scenes.json").read_text())["seed"] == 1
+    with pytest.raises(FileExistsError, match="something else"):
+        scenes.write_split(folder, seed=2, indices=range(1), width=64, height=32)
