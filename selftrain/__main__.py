@@ -60,6 +60,8 @@ def _find_model(name: str, temporary: Path) -> Path:
         return Path(name)
     if name == "none":
         raise InputError("predict.model is not set: name runs:/ID, models:/NAME or a folder.")
+    if Path(name).is_dir():
+        raise InputError(f"predict.model = {name} holds no network: {CARD} is missing.")
     if ":/" not in name:
         name = f"runs:/{tracking.finished(name).run_id}"
     if name.startswith("runs:/") and name.count("/") == 1:

@@ -34,6 +34,7 @@ class ModelCard:
     network: str
     backbone: str
     output_stride: int
+    head_channels: int
     classes: list[str]
     colors: list[list[int]]
     """RGB for each class."""
@@ -81,6 +82,7 @@ def load_network(folder: Path, device: torch.device) -> tuple[nn.Module, ModelCa
         num_classes=len(card.classes),
         backbone=card.backbone,
         output_stride=card.output_stride,
+        head_channels=card.head_channels,
         backbone_weights="none",
     )
     try:

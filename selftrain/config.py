@@ -53,6 +53,7 @@ class ScenesConfig:
         for name in ("images", "dev", "test"):
             _require_positive(name, getattr(self, name))
         _require(self.width >= 64, "width", self.width, "64 or more")
+        _require(self.seed >= 0, "seed", self.seed, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +88,14 @@ class NetworkConfig:
     """Backbone of deeplabv3plus; fast_scnn has none of its own and ignores it [deck]."""
     output_stride: Literal[8, 16, 32] = 8
     """Input size over size of the deepest features, for deeplabv3plus [VPLR]."""
+    head_channels: int = 256
+    """Width of deeplabv3plus's head; less is faster, for small networks on a CPU [VPLR]."""
     backbone_weights: str = "IMAGENET1K_V2"
     """none, a torchvision weights name, or a path to a .pth or .safetensors file."""
+
+    def __post_init__(self) -> None:
+        wide = self.head_channels >= 8
+        _require(wide, "head_channels", self.head_channels, "8 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,19 +171,21 @@ class AugmentConfig:
         _require(ordered, "scale_min", self.scale_min, text)
         _require_share("flip", self.flip)
         _require_share("blur", self.blur)
-        _require(0 <= self.jitter <= 1, "jitter", self.jitter, "0 to 1")
+        _require(0 <= self.jitter <= 0.5, "jitter", self.jitter, "0 to 0.5")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Stochastic gradient descent with a polynomial decay."""
+    """The optimizer, with a polynomial decay of its learning rate."""
 
+    name: Literal["sgd", "adamw"] = "sgd"
+    """sgd, the paper's, or adamw, which gets further in a short training from scratch [VPLR]."""
     lr: float = 0.01
     """Learning rate at the first step, for the stated batch_size [choice]."""
     momentum: float = 0.9
-    """[VPLR]"""
+    """Of sgd; of adamw its first beta [VPLR]."""
     weight_decay: float = 1e-4
-    """[VPLR]"""
+    """Decay of all weights, coupled in sgd and decoupled in adamw [VPLR]."""
     power: float = 0.9
     """lr falls as (1 - step / steps) ** power [VPLR]."""
     batch_size: int = 16
@@ -293,6 +302,9 @@ class MachineConfig:
     """Loader processes; -1 takes one for each core but one, at most 8."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto computes in bf16 on CUDA and in fp32 on the CPU."""
+
+    def __post_init__(self) -> None:
+        _require(self.workers >= -1, "workers", self.workers, "-1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,13 +117,19 @@ def _scenes_splits(data: DataConfig, root: Path) -> Splits:
     found: dict[str, list[Sample]] = {}
     for split, indices in counts.items():
         folder = root / name / f"{split}-{len(indices)}"
-        scenes.write_split(
-            folder,
-            seed=size.seed,
-            indices=indices,
-            width=size.width,
-            height=size.width // 2,
-        )
+        try:
+            scenes.write_split(
+                folder,
+                seed=size.seed,
+                indices=indices,
+                width=size.width,
+                height=size.width // 2,
+            )
+        except OSError as error:
+            raise InputError(
+                f"Scenes cannot be drawn into {folder} ({error.strerror or error}): "
+                "set machine.data_root to a folder that can be written."
+            ) from error
         found[split] = _list_scenes(folder)
     labelled = max(1, round(size.images * data.labelled_fraction))
     pool = found["train"][labelled:]

@@ -5,7 +5,7 @@ identity.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -51,6 +51,12 @@ def broadcast(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def share(tensors: Iterable[torch.Tensor]) -> None:
+    """Overwrite tensors on every rank with rank 0's."""
+    for tensor in tensors if dist.is_initialized() else ():
+        dist.broadcast(tensor, src=0)
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:

@@ -23,9 +23,10 @@ class SegmentationModel(PythonModel):  # type: ignore[misc]  # mlflow publishes 
         self._predictor = Predictor(network, device, [card.scale])
 
     def predict(
-        self, context: Any, model_input: NDArray[np.uint8], params: dict[str, Any] | None = None
+        self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> NDArray[np.uint8]:
         """Label a batch of images of one size."""
+        # A plain array in the hint: any other makes mlflow warn that it infers no signature.
         images = torch.from_numpy(np.ascontiguousarray(model_input.transpose(0, 3, 1, 2)))
         labels, _ = self._predictor.labels(images)
         return np.asarray(labels.cpu().numpy(), dtype=np.uint8)

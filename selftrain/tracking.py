@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -65,36 +66,56 @@ def connect() -> str:
         _require_answer(uri)
     try:
         mlflow.set_tracking_uri(uri)
-        if "MLFLOW_RUN_ID" in os.environ:
-            mlflow.get_run(os.environ["MLFLOW_RUN_ID"])
-        else:  # under `mlflow run` the experiment is already chosen: choosing again would raise
+        if "MLFLOW_RUN_ID" not in os.environ:
+            # Under `mlflow run` the experiment is already chosen: choosing again would raise.
             mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "selftrain"))
     except Exception as error:  # SQLAlchemy, requests and mlflow each raise their own kinds
-        reason = str(error).splitlines()[0]
+        reason = _without_password(str(error).splitlines()[0], uri)
         raise InputError(
             f"The tracking store {_without_password(uri)} cannot be used ({reason}): "
             "start it, or set MLFLOW_TRACKING_URI to another one."
         ) from error
+    _require_own_run(uri)
     return uri
+
+
+def _require_own_run(uri: str) -> None:
+    """Raise InputError if `mlflow run` has made this command's run in another store."""
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if run_id is None:
+        return
+    try:
+        mlflow.get_run(run_id)
+    except Exception as error:
+        reason = _without_password(str(error).splitlines()[0], uri)
+        raise InputError(
+            f"The tracking store {_without_password(uri)} does not give the run that MLFLOW_RUN_ID "
+            f"names ({reason}): set MLFLOW_TRACKING_URI to the absolute URI of the store that has "
+            "it, or unset MLFLOW_RUN_ID."
+        ) from error
 
 
 def _require_answer(uri: str) -> None:
     """Ask once, briefly: mlflow itself would retry for minutes before it gives up."""
+    parts = urlsplit(uri)
+    # urllib takes a name and password in front of the host for a part of the host's name.
+    place = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     try:
-        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=10):
+        with urllib.request.urlopen(place.rstrip("/") + "/health", timeout=10):
             pass
     except urllib.error.HTTPError:
         return  # somebody answers; whether they let us in shows at the first call
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise InputError(
             f"Nobody answers at the tracking URI {_without_password(uri)} ({error}): "
             "start the server, or set MLFLOW_TRACKING_URI to another store."
         ) from error
 
 
-def _without_password(uri: str) -> str:
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", ":***@") if password else uri
+def _without_password(text: str, uri: str | None = None) -> str:
+    """Return a text with the password of the URI in it, or of itself, made illegible."""
+    password = urlsplit(uri or text).password
+    return text.replace(f":{password}@", ":***@") if password else text
 
 
 @dataclass(frozen=True)
@@ -250,7 +271,10 @@ def finished(run_id: str) -> Finished:
     try:
         run = mlflow.get_run(run_id)
     except Exception as error:
-        raise InputError(f"There is no run {run_id} in {mlflow.get_tracking_uri()}.") from error
+        raise InputError(
+            f"There is no run {run_id} in {_without_password(mlflow.get_tracking_uri())}: "
+            "look its id up there, or set MLFLOW_TRACKING_URI to the store that has it."
+        ) from error
     if run.info.status != "FINISHED":
         raise InputError(
             f"Run {run_id} is {run.info.status}, not FINISHED: wait for it or start it again."

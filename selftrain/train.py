@@ -7,7 +7,7 @@ goes on as if nothing had happened: bit for bit on the CPU, within rounding on C
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,9 +104,12 @@ def count_crops(config: TrainConfig, num_real: int) -> tuple[int, int]:
     """Return the real and the pseudo-labelled crops of an epoch (Table 2).
 
     The equal-iteration control is the config with `repeat * (1 + pseudo_ratio)` and ratio 0.
+    So that it has exactly as many crops, it is their sum that is rounded, and then the real ones.
     """
-    real = max(1, round(config.data.repeat * num_real))
-    return real, round(real * config.data.pseudo_ratio)
+    data = config.data
+    real = max(1, round(data.repeat * num_real))
+    both = round(data.repeat * (1 + data.pseudo_ratio) * num_real)
+    return real, max(0, both - real)
 
 
 class Training:
@@ -116,6 +119,12 @@ class Training:
         self.config, self.data, self.machine = config, data, machine
         self.device = distributed.choose_device(machine.device)
         self.epochs = plan_epochs(config, len(data.real))
+        if min(map(self._least_crops, self.epochs)) < 2:
+            raise InputError(
+                f"A step leaves one of {distributed.world_size()} processes fewer than 2 crops, and "
+                "batch normalisation needs 2: raise optim.batch_size = "
+                f"{config.optim.batch_size} or data.repeat, or use fewer processes."
+            )
         self.total_steps = sum(epoch.steps for epoch in self.epochs)
         torch.manual_seed(config.seed)
         network = build_network(
@@ -123,20 +132,20 @@ class Training:
             num_classes=len(data.classes),
             backbone=config.network.backbone,
             output_stride=config.network.output_stride,
+            head_channels=config.network.head_channels,
             backbone_weights=config.network.backbone_weights,
         )
         self.network = checkpoint.on_device(network, self.device)
         self.forward = self._wrap(self.network)
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(),
-            lr=config.optim.lr,
-            momentum=config.optim.momentum,
-            weight_decay=config.optim.weight_decay,
-            fused=self.device.type == "cuda" or None,
-        )
+        self.optimizer = self._make_optimizer()
         self.average = self._make_average()
         self.history: History = []
         self.next_epoch = 0
+
+    def _least_crops(self, epoch: Epoch) -> int:
+        """Return the crops that the rank with the fewest gets for a step."""
+        crops = sum(count_crops(self.config, len(self.data.real)))
+        return min(crops, epoch.batch_size) // distributed.world_size()
 
     def _wrap(self, network: nn.Module) -> nn.Module:
         if distributed.world_size() == 1:
@@ -145,6 +154,25 @@ class Training:
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
             return DistributedDataParallel(self.network, device_ids=[self.device.index])
         return DistributedDataParallel(network)
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        optim, parameters = self.config.optim, self.network.parameters()
+        fused = True if self.device.type == "cuda" else None
+        if optim.name == "adamw":
+            return torch.optim.AdamW(
+                parameters,
+                lr=optim.lr,
+                betas=(optim.momentum, 0.999),
+                weight_decay=optim.weight_decay,
+                fused=fused,
+            )
+        return torch.optim.SGD(
+            parameters,
+            lr=optim.lr,
+            momentum=optim.momentum,
+            weight_decay=optim.weight_decay,
+            fused=fused,
+        )
 
     def _make_average(self) -> AveragedModel | None:
         decay = self.config.optim.ema
@@ -203,9 +231,12 @@ class Training:
         self.forward.train()
         start = time.perf_counter()
         total = torch.zeros((), device=self.device)
+        # As many parts on every rank, or they wait for each other for ever; and not more than
+        # leave two crops in each: batch norm needs them.
+        parts = min(self.config.optim.accumulate, self._least_crops(epoch) // 2)
         for number, (images, labels) in enumerate(loader):
             lr = self._set_lr(epoch, epoch.first_step + number)
-            total += self._step(images, labels)
+            total += self._step(images, labels, parts)
             if number % 10 == 0:  # reading the loss waits for the device: not at every step
                 bar.advance(0, f"loss {float(total) / (number + 1):.3f}{self._dev_note()}")
             bar.advance()
@@ -236,7 +267,7 @@ class Training:
             group["lr"] = lr
         return lr
 
-    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _step(self, images: Tensor, labels: Tensor, parts: int) -> Tensor:
         """Take one step on this rank's share of a batch and return the batch's mean loss.
 
         The loss is the mean over the labelled pixels of the whole batch, however many ranks and
@@ -249,7 +280,8 @@ class Training:
         labelled = distributed.sum_over_ranks((labels != 255).sum()).clamp(min=1)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        for part_images, part_labels in self._parts(images, labels):
+        cut = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
+        for part_images, part_labels in cut:
             with autocast(self.device, self.machine.precision):
                 logits = self.forward(part_images)
             weight = (part_labels != 255).sum() / labelled
@@ -261,18 +293,16 @@ class Training:
             self.average.update_parameters(self.network)
         return distributed.sum_over_ranks(total)
 
-    def _parts(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        # Not more parts than leave two crops in each: batch norm needs them.
-        parts = max(1, min(self.config.optim.accumulate, len(images) // 2))
-        yield from zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
-
     def result(self) -> nn.Module:
         """Return the network that is kept: the last epoch's, or its moving average."""
         return self.average.module if self.average is not None else self.network
 
     def measure_dev(self) -> ConfusionMatrix:
         """Score the result on dev, whole images, single scale."""
-        predictor = Predictor(self.result().eval(), self.device, precision=self.machine.precision)
+        network = self.result().eval()
+        # On the CPU each rank has batch statistics of its own; rank 0's are the ones that are kept.
+        distributed.share(network.buffers())
+        predictor = Predictor(network, self.device, precision=self.machine.precision)
         return score(
             predictor,
             self.data.dev,
@@ -288,6 +318,7 @@ class Training:
             network=network.name,
             backbone=network.backbone,
             output_stride=network.output_stride,
+            head_channels=network.head_channels,
             classes=list(self.data.classes.names),
             colors=[list(color) for color in self.data.classes.colors],
             scale=self.data.scale,

@@ -219,7 +219,7 @@ def fence(
 
     Args:
         canvas: What to paint on.
-        rng: Unused draws keep two fences of one scene apart.
+        rng: The scene's generator; it shifts the bars by up to a centimetre.
         x: Plane of the fence.
         near: Metres ahead where it begins.
         far: Metres ahead where it ends.
@@ -362,7 +362,7 @@ def lamp_post(canvas: Canvas, rng: Rng, x: float, z: float, arm: float) -> None:
     """Paint a street lamp with its arm `arm` metres over the road (signed)."""
     height = between(rng, 6.0, 8.5)
     color = hsv(0.4, between(rng, 0.0, 0.25), between(rng, 0.2, 0.6))
-    canvas.line(np.array([[x, 0.0, z], [x, height, z]]), 0.17, color, Label.POLE)
+    canvas.line(np.array([[x, 0.0, z], [x, height, z]]), 0.22, color, Label.POLE)
     canvas.line(np.array([[x, height, z], [x + arm, height + 0.3, z]]), 0.1, color, Label.POLE)
     head = _facing(z, [(x + arm - 0.35, x + arm + 0.35, height + 0.15, height + 0.4)])
     canvas.paint(head[0], (200, 200, 190), Label.POLE)
@@ -381,7 +381,7 @@ def traffic_light(canvas: Canvas, rng: Rng, x: float, z: float, reach: float) ->
     lit = int(rng.random() * 3)
     lamps = ((80, 245, 130), (255, 190, 40), (250, 50, 40))
     for at, low in spots:
-        housing = _facing(z, [(at - 0.24, at + 0.24, low, low + 1.2)])[0]
+        housing = _facing(z, [(at - 0.28, at + 0.28, low, low + 1.3)])[0]
         canvas.paint(housing, (28, 30, 30), Label.TRAFFIC_LIGHT)
         for i in range(3):
             lamp = np.column_stack(

@@ -51,7 +51,7 @@ VOID = 255
 SUPERSAMPLING = 2  # drawn this much larger and averaged: the only anti-aliasing labels survive
 SUBPIXEL_BITS = 4
 NEAR = 0.8  # metres; nothing is drawn closer to the camera
-THINNEST = 0.005  # picture heights; bars are drawn at least this wide
+THINNEST = 0.008  # picture heights; bars are drawn at least this wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ class Canvas:
 
         Args:
             ends: The two ends.
-            width: Metres. Bars are never drawn thinner than about half a pixel of 128 rows.
+            width: Metres. Bars are never drawn thinner than about one pixel of 128 rows.
             color: RGB before light.
             label: Class of the bar.
         """
@@ -305,9 +305,8 @@ def texture(name: str, width: int, height: int) -> NDArray[np.float32]:
         field += strength * smooth / smooth.std()
     shape = (width * 3 // 2, height * 3 // 2)
     shrinks = shape[0] < field.shape[1]
-    field = cv2.resize(field, shape, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    result: NDArray[np.float32] = (field / field.std()).astype(np.float32)
-    return result
+    sized = cv2.resize(field, shape, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(sized / sized.std(), np.float32)
 
 
 TEXTURES: dict[str, list[tuple[float, float, float]]] = {  # (blur across, blur down, strength)

@@ -167,7 +167,7 @@ def furnish(scene: Scene, side: Side) -> None:
             band, z, partial(scenery.traffic_light, canvas, rng, s * (side.kerb + 0.4), z, reach)
         )
     for _ in range(int(rng.poisson(scene.difficulty.crowd / 2.6))):
-        z = between(rng, 4.5, 30.0)
+        z = between(rng, 4.5, 22.0)
         x = between(rng, side.kerb + 0.5 + side.verge, max(side.walk - 0.3, side.kerb + 1.8))
         scene.add(band, z, partial(scenery_people.person, canvas, rng, s * x, z))
         scene.shade(s * x, z, 0.4, 0.3, 1.6)

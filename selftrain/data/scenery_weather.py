@@ -176,6 +176,6 @@ def develop(
         _rain(image, labels, canvas.camera, rng)
     sigma = blur * height
     if sigma > 0.2:
-        image = cv2.GaussianBlur(image, (0, 0), sigma)
+        image = cv2.GaussianBlur(image, (0, 0), sigma).astype(np.float32, copy=False)
     image += _cut(sensor_noise(width, height), rng, width, height) * np.float32(noise)
     return np.clip(image, 0, 255).astype(np.uint8), labels

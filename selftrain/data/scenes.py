@@ -22,16 +22,17 @@ from selftrain.data import scenery_layout as layout
 from selftrain.data.scenery_canvas import UP, VOID, Camera, Canvas, Label, between, hsv
 from selftrain.data.scenery_street import Difficulty, Scene, pave, plan
 from selftrain.data.scenery_weather import develop, draw_light, paint_sky, settle_ground
+from selftrain.errors import InputError
 
-VERSION = 1
+VERSION = 2
 """Part of the data's digest; raise it whenever the drawing changes."""
 
 DIFFICULTY = Difficulty(
-    light_spread=1.0,
-    color_spread=0.3,
+    light_spread=0.8,
+    color_spread=0.25,
     texture_contrast=1.0,
-    noise=(2.0, 9.0),
-    blur=(0.0, 0.005),
+    noise=(1.5, 6.0),
+    blur=(0.0, 0.0035),
     crowd=5.0,
     parked=0.45,
     chance={
@@ -89,7 +90,7 @@ def draw(
     rng = np.random.default_rng([seed, index])
     camera = Camera(
         height=between(rng, 1.3, 2.1),
-        focal=between(rng, 1.05, 1.5),
+        focal=between(rng, 1.25, 1.7),
         horizon=between(rng, 0.36, 0.48),
         center=between(rng, 0.85, 1.15),
         bend=between(rng, -0.0012, 0.0012) * (rng.random() < 0.6),
@@ -123,6 +124,10 @@ def draw(
     )
 
 
+_NOTE = "scenes.json"
+"""Says what a split's folder holds; written last."""
+
+
 def _write_one(folder: Path, seed: int, index: int, width: int, height: int) -> None:
     image, labels = draw(seed, index, width=width, height=height)
     fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
@@ -149,7 +154,7 @@ def write_split(
         workers: Processes that draw; 0 draws in this one.
 
     Raises:
-        FileExistsError: The folder holds something else.
+        InputError: The folder holds something else.
     """
     content = {
         "version": VERSION,
@@ -158,11 +163,12 @@ def write_split(
         "height": height,
         "indices": [indices.start, indices.stop, indices.step],
     }
-    note = folder / "scenes.json"
     if folder.exists():
-        if note.exists() and json.loads(note.read_text()) == content:
+        if _holds(folder, content):
             return
-        raise FileExistsError(f"{folder} holds something else than the scenes {content}")
+        raise InputError(
+            f"{folder} holds something else than the scenes {content}: move it away or delete it."
+        )
     partial_folder = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(partial_folder, ignore_errors=True)
     try:
@@ -176,7 +182,17 @@ def write_split(
         else:
             for index in indices:
                 write(index)
-        (partial_folder / note.name).write_text(json.dumps(content))
-        partial_folder.rename(folder)
+        (partial_folder / _NOTE).write_text(json.dumps(content))
+        try:
+            partial_folder.rename(folder)
+        except OSError:  # another process was faster: the same arguments draw the same scenes
+            if not _holds(folder, content):
+                raise
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)
+
+
+def _holds(folder: Path, content: dict[str, object]) -> bool:
+    """Return whether the folder is a finished split of just these scenes."""
+    note = folder / _NOTE
+    return note.exists() and json.loads(note.read_text()) == content

@@ -21,6 +21,7 @@ def build_network(
     backbone: str,
     output_stride: int,
     backbone_weights: str,
+    head_channels: int = 256,
 ) -> SegmentationNetwork:
     """Build a network, its backbone pretrained if so wished, the rest random.
 
@@ -35,6 +36,7 @@ def build_network(
             16 or 32; larger is faster and coarser.
         backbone_weights: "none", a torchvision weights name, or a path: see
             `load_backbone_weights`.
+        head_channels: Width of DeepLabV3+'s head; the paper's is 256.
 
     Raises:
         InputError: A name that is not listed; weights that do not fit, or any at all for
@@ -63,5 +65,6 @@ def build_network(
         deep_channels=features.deep_channels,
         num_classes=num_classes,
         output_stride=output_stride,
+        channels=head_channels,
     )
     return SegmentationNetwork(features, head)

@@ -10,7 +10,13 @@ class DeepLabV3PlusHead(nn.Module):
     """Pool the deep features over several ranges, then refine them with low-level ones."""
 
     def __init__(
-        self, *, low_channels: int, deep_channels: int, num_classes: int, output_stride: int
+        self,
+        *,
+        low_channels: int,
+        deep_channels: int,
+        num_classes: int,
+        output_stride: int,
+        channels: int = 256,
     ) -> None:
         """Build the head with random weights.
 
@@ -19,15 +25,17 @@ class DeepLabV3PlusHead(nn.Module):
             deep_channels: Channels of the deep features, which give the classes.
             num_classes: Channels of the logits.
             output_stride: Of the deep features: 8, 16 or 32; decides the pyramid's dilations.
+            channels: Width of the pyramid and the refinement; the paper's 256 cost more than a
+                small backbone.
         """
         super().__init__()
-        self.aspp = aspp(deep_channels, output_stride=output_stride)
-        # Few channels, lest the low-level features outweigh the 256 of the pyramid (Table 1).
+        self.aspp = aspp(deep_channels, channels, output_stride=output_stride)
+        # Few channels, lest the low-level features outweigh the pyramid's (Table 1).
         self.project = conv_bn_relu(low_channels, 48)
         self.classify = nn.Sequential(
-            conv_bn_relu(256 + 48, 256, 3),
-            conv_bn_relu(256, 256, 3),
-            nn.Conv2d(256, num_classes, 1),
+            conv_bn_relu(channels + 48, channels, 3),
+            conv_bn_relu(channels, channels, 3),
+            nn.Conv2d(channels, num_classes, 1),
         )
 
     def forward(self, low: Tensor, deep: Tensor) -> Tensor:

@@ -38,20 +38,23 @@ def conv_bn_relu(
     )
 
 
-def aspp(in_channels: int, *, output_stride: int, dropout: float = 0.1) -> ASPP:
-    """Make an atrous spatial pyramid pooling with 256 output channels.
+def aspp(
+    in_channels: int, out_channels: int = 256, *, output_stride: int, dropout: float = 0.1
+) -> ASPP:
+    """Make an atrous spatial pyramid pooling.
 
     Its image pooling leaves one value per channel and image, so that a training batch of one
     image is refused by its batch normalisation.
 
     Args:
         in_channels: Channels of the deep features.
+        out_channels: Channels of each branch and of the result.
         output_stride: Of the deep features: 8, 16 or 32; decides the dilations.
         dropout: Of the output, as in the authors' TensorFlow code; torchvision drops half.
     """
     if output_stride not in ASPP_RATES:
         raise InputError(f"output_stride is {output_stride}; choose from {list(ASPP_RATES)}")
-    pyramid = ASPP(in_channels, ASPP_RATES[output_stride], out_channels=256)
+    pyramid = ASPP(in_channels, ASPP_RATES[output_stride], out_channels=out_channels)
     pyramid.project[-1] = nn.Dropout(dropout)
     return pyramid
 

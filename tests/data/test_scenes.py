@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from selftrain.data import scenes
+from selftrain.errors import InputError
 
 ROAD, MOTORCYCLE = scenes.NAMES.index("road"), scenes.NAMES.index("motorcycle")
 
@@ -154,5 +155,5 @@ def test_a_folder_with_other_scenes_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "train"
     scenes.write_split(folder, seed=1, indices=range(1), width=64, height=32)
     assert json.loads((folder / "scenes.json").read_text())["seed"] == 1
-    with pytest.raises(FileExistsError, match="something else"):
+    with pytest.raises(InputError, match="something else"):
         scenes.write_split(folder, seed=2, indices=range(1), width=64, height=32)

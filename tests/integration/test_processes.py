@@ -1,0 +1,99 @@
+"""Two processes do what one does: gloo on the CPU, started by torchrun.
+
+Batch norm is the exception: on the CPU each process has the statistics of its own share (on CUDA
+they are computed over all of them), so weights are compared with batch norm held still.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from rank_work import work
+from workspace import TORCHRUN, Workspace, role
+
+Seen = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """What one process sees."""
+    return work(tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> list[Seen]:
+    """What each of two processes sees."""
+    folder = tmp_path_factory.mktemp("together")
+    script = Path(__file__).with_name("rank_work.py")
+    workspace = Workspace(folder)
+    done = workspace.call(["-m", *TORCHRUN[:-1], str(script), str(folder)], cwd=workspace.checkout)
+    assert done.code == 0, done.output
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def test_the_ranks_crops_of_a_step_are_together_those_of_one_process(
+    alone: Seen, together: list[Seen]
+) -> None:
+    first, second = (seen["crops"] for seen in together)
+    assert len(alone["crops"]) == len(first) == len(second) == 2
+    for all_, one, other in zip(alone["crops"], first, second, strict=True):
+        assert len(one) == len(other) == 2
+        assert sorted(one + other) == sorted(all_)
+
+
+def test_every_rank_gets_the_score_of_one_process(alone: Seen, together: list[Seen]) -> None:
+    for seen in together:
+        assert torch.equal(seen["untrained"], alone["untrained"])
+
+
+def test_all_ranks_score_with_the_batch_statistics_of_the_first(
+    alone: Seen, together: list[Seen]
+) -> None:
+    for seen in together:
+        assert torch.equal(seen["disagreeing"], alone["disagreeing"])
+
+
+def test_two_processes_take_the_steps_of_one(alone: Seen, together: list[Seen]) -> None:
+    for seen in together:
+        assert seen["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+        assert seen["weights"].keys() == alone["weights"].keys()
+        for name, expected in alone["weights"].items():
+            torch.testing.assert_close(seen["weights"][name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    folder = tmp_path_factory.mktemp("torchrun")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    MlflowClient(uri).search_experiments()  # two processes that make it at once would break it
+    return Workspace(folder, uri)
+
+
+def test_the_whole_pipeline_runs_in_two_processes_and_is_logged_once(workspace: Workspace) -> None:
+    finished = workspace.selftrain("main", processes=2)
+    assert finished.code == 0, finished.output
+    made = ["teacher", "control", "pseudo labels", "student"]
+    made += ["evaluate teacher", "evaluate control", "evaluate student"]
+    assert [role(run) for run in workspace.stages()] == made
+    assert all(run.info.status == "FINISHED" for run in workspace.runs())
+    assert len(workspace.parents()) == 1
+
+
+def test_two_processes_find_what_two_have_made_and_fetch_lost_files(workspace: Workspace) -> None:
+    before = workspace.stages()
+    for folder in workspace.outputs.glob("train-*"):
+        shutil.rmtree(folder)
+    finished = workspace.selftrain("evaluate", processes=2)
+    assert finished.code == 0, finished.output
+    assert [run.info.run_id for run in workspace.stages()] == [run.info.run_id for run in before]
+
+
+def test_a_step_that_leaves_a_process_one_crop_is_refused(
+    alone: Seen, together: list[Seen]
+) -> None:
+    assert alone["refusal"] == ""
+    for seen in together:
+        assert "batch normalisation needs 2: raise optim.batch_size = 2" in seen["refusal"]

@@ -1,0 +1,138 @@
+"""Networks and checkpoints come back as they were, or not at all."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from miniature import random_network, truncate
+
+from selftrain.checkpoint import (
+    CARD,
+    CHECKPOINT,
+    WEIGHTS,
+    load_card,
+    load_checkpoint,
+    load_network,
+    require_same_classes,
+    save_checkpoint,
+    save_network,
+)
+from selftrain.data.sample import ClassTable
+from selftrain.errors import InputError
+
+CPU = torch.device("cpu")
+CLASSES = ClassTable(("road", "car"), ((1, 2, 3), (4, 5, 6)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return random_network(tmp_path / "network", CLASSES, scale=0.5)
+
+
+def test_a_network_comes_back_as_it_was(folder: Path, tmp_path: Path) -> None:
+    network, card = load_network(folder, CPU)
+    assert card.class_table() == CLASSES
+    assert card.scale == 0.5
+    assert not network.training
+    save_network(tmp_path / "again", network, card)
+    for file in (WEIGHTS, CARD):
+        assert (tmp_path / "again" / file).read_bytes() == (folder / file).read_bytes()
+
+
+def test_the_card_is_written_last(folder: Path) -> None:
+    (folder / CARD).unlink()
+    with pytest.raises(InputError, match=rf"holds no network: {CARD} is missing"):
+        load_network(folder, CPU)
+
+
+def test_missing_weights_are_named(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(InputError, match=rf"{WEIGHTS} is missing"):
+        load_network(folder, CPU)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"network": "fast_scnn"}', '{"a": 1}'])
+def test_a_damaged_card_is_named(folder: Path, text: str) -> None:
+    (folder / CARD).write_text(text)
+    with pytest.raises(InputError, match=rf"{CARD} is damaged .*again"):
+        load_card(folder)
+
+
+def test_truncated_weights_are_named(folder: Path) -> None:
+    truncate(folder / WEIGHTS)
+    with pytest.raises(InputError, match=WEIGHTS):
+        load_network(folder, CPU)
+
+
+def test_the_weights_of_another_network_are_refused(folder: Path, tmp_path: Path) -> None:
+    more = ClassTable(("road", "car", "bus"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
+    other = random_network(tmp_path / "other", more)
+    (folder / WEIGHTS).write_bytes((other / WEIGHTS).read_bytes())
+    with pytest.raises(InputError, match=rf"{WEIGHTS} does not fit {CARD} beside it"):
+        load_network(folder, CPU)
+
+
+def test_an_unknown_network_on_the_card_is_named(folder: Path) -> None:
+    card = json.loads((folder / CARD).read_text())
+    (folder / CARD).write_text(json.dumps({**card, "network": "unet"}))
+    with pytest.raises(InputError, match="unet"):
+        load_network(folder, CPU)
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    state = {"weights": torch.arange(3.0), "history": [{"loss": 0.5}], "next_epoch": 7}
+    save_checkpoint(tmp_path, state)
+    found = load_checkpoint(tmp_path, CPU)
+    assert found is not None
+    assert torch.equal(found.pop("weights"), state.pop("weights"))  # type: ignore[arg-type]
+    assert found == state
+
+
+def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path, CPU) is None
+
+
+def test_a_truncated_checkpoint_is_named_with_the_cure(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, {"weights": torch.arange(3000.0)})
+    truncate(tmp_path / CHECKPOINT)
+    with pytest.raises(InputError, match=rf"{CHECKPOINT} is damaged: delete it"):
+        load_checkpoint(tmp_path, CPU)
+
+
+class Malice:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("pack", ["torch", "pickle"])
+def test_a_malicious_checkpoint_is_refused_and_not_run(tmp_path: Path, pack: str) -> None:
+    victim = tmp_path / "touched"
+    if pack == "torch":
+        torch.save({"network": Malice(victim)}, tmp_path / CHECKPOINT)
+    else:
+        (tmp_path / CHECKPOINT).write_bytes(pickle.dumps(Malice(victim)))
+    with pytest.raises(InputError, match="damaged"):
+        load_checkpoint(tmp_path, CPU)
+    assert not victim.exists()
+
+
+def test_malicious_weights_are_refused_and_not_run(folder: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "touched"
+    (folder / WEIGHTS).write_bytes(pickle.dumps(Malice(victim)))
+    with pytest.raises(InputError, match=WEIGHTS):
+        load_network(folder, CPU)
+    assert not victim.exists()
+
+
+def test_classes_must_be_the_same_in_the_same_order() -> None:
+    require_same_classes(["a", "b"], ("a", "b"), "It")
+    for found in (["b", "a"], ["a"], ["a", "b", "c"]):
+        with pytest.raises(InputError, match=r"It has the .* the data set has the 2 classes a, b"):
+            require_same_classes(found, ("a", "b"), "It")

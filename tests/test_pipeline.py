@@ -1,0 +1,256 @@
+"""Teacher, pseudo labels, student: each made once, and found again by what decides it."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+import torchvision
+from conftest import OwnStore
+from hypothesis import given
+from hypothesis import strategies as st
+from miniature import tiny_config
+
+from selftrain import pipeline as pipeline_module
+from selftrain import tracking
+from selftrain.checkpoint import WEIGHTS
+from selftrain.config import Config, EpochConfig, Scalar, TrainConfig, override
+from selftrain.pipeline import Pipeline, control_config
+from selftrain.train import count_crops, plan_epochs
+
+
+@pytest.fixture(scope="module")
+def config(
+    own_store: OwnStore, scenes_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Config]:
+    """The tiny pipeline, run once as far as the student."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    with own_store(folder):
+        tracking.connect()
+        config = tiny_config(scenes_root, folder / "outputs")
+        _ = Pipeline(config).student
+        yield config
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every attempt to make something fail."""
+    for name in ("train", "label_pool"):
+        monkeypatch.setattr(pipeline_module, name, pytest.fail)
+
+
+def with_values(config: Config, **values: Scalar) -> Pipeline:
+    return Pipeline(override(config, values))
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_second_call_reuses_everything(config: Config) -> None:
+    again = Pipeline(config)
+    assert again.student.is_reused
+    assert again.pseudo_labels.is_reused
+    assert again.teacher.is_reused
+
+
+def test_the_runs_of_a_pipeline_name_what_they_were_made_from(config: Config) -> None:
+    again = Pipeline(config)
+    tags = mlflow.get_run(again.student.run_id).data.tags
+    assert tags["selftrain.upstream.pseudo_labels"] == again.pseudo_labels.run_id
+    tags = mlflow.get_run(again.pseudo_labels.run_id).data.tags
+    assert tags["selftrain.upstream.teacher"] == again.teacher.run_id
+
+
+def test_a_run_logs_every_knob_of_its_training(config: Config) -> None:
+    run = mlflow.get_run(Pipeline(config).student.run_id)
+    assert run.data.params["student.optim.lr"] == "0.05"
+    assert run.data.params["student.data.pseudo_ratio"] == "1.0"
+    assert {"train/loss", "train/lr", "train/crop_size", "dev/mIoU"} <= set(run.data.metrics)
+
+
+def test_a_run_names_the_digests_of_what_it_read(config: Config) -> None:
+    again = Pipeline(config)
+    read = mlflow.get_run(again.student.run_id).inputs.dataset_inputs
+    digests = {item.dataset.name: item.dataset.digest for item in read}
+    assert digests == {
+        "real": again.data.labelled_digest,
+        "dev": again.data.dev_digest,
+        "pseudo": again.pseudo_labels.key,
+    }
+
+
+def test_another_student_is_trained_on_the_same_pseudo_labels(config: Config) -> None:
+    other = with_values(config, **{"student.seed": 1})
+    assert not other.student.is_reused
+    assert other.teacher.is_reused
+    assert other.pseudo_labels.is_reused
+    assert other.student.key != Pipeline(config).student.key
+
+
+def test_another_teacher_makes_other_pseudo_labels(config: Config) -> None:
+    old, new = Pipeline(config), with_values(config, **{"teacher.seed": 1, "student.epochs": 1})
+    assert new.pseudo_labels.key != old.pseudo_labels.key
+    assert not new.pseudo_labels.is_reused
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_named_teacher_stands_for_the_one_described(config: Config) -> None:
+    old = Pipeline(config)
+    named = with_values(
+        config, **{"pseudo_label.teacher": old.teacher.run_id, "teacher.optim.lr": 0.5}
+    )
+    assert named.pseudo_labels.key == old.pseudo_labels.key
+    assert named.student.is_reused
+
+
+def test_a_threshold_is_applied_without_labelling_again(config: Config) -> None:
+    strict = with_values(config, **{"student.data.threshold": 0.2})
+    assert strict.pseudo_labels.is_reused
+    assert not strict.student.is_reused
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_student_without_pseudo_crops_needs_no_pseudo_labels(
+    config: Config, tmp_path: Path
+) -> None:
+    # It is then the teacher's recipe, and so the teacher.
+    plain = with_values(config, **{"student.data.pseudo_ratio": 0.0})
+    assert plain.student.key == plain.teacher.key
+    assert "pseudo_labels" not in vars(plain)
+
+
+@pytest.mark.usefixtures("no_work")
+def test_products_come_back_from_the_tracking_store(config: Config, tmp_path: Path) -> None:
+    here = Pipeline(config)
+    elsewhere = with_values(config, **{"machine.outputs": tmp_path / "elsewhere"})
+    assert elsewhere.student.is_reused
+    weights = here.student.folder / WEIGHTS
+    restored = elsewhere.student.folder / WEIGHTS
+    assert restored.is_relative_to(tmp_path)
+    assert restored.read_bytes() == weights.read_bytes()
+
+
+def test_a_student_is_trained_from_artifacts_alone(config: Config, tmp_path: Path) -> None:
+    values: dict[str, Scalar] = {"student.seed": 2}
+    here = with_values(config, **values)
+    _ = here.student
+    mlflow.delete_run(here.student.run_id)
+    elsewhere = with_values(config, **values, **{"machine.outputs": tmp_path / "elsewhere"})
+    assert not elsewhere.student.is_reused
+    for file in (WEIGHTS, "model.json"):
+        made = (elsewhere.student.folder / file).read_bytes()
+        assert made == (here.student.folder / file).read_bytes()
+
+
+def test_an_evaluation_is_found_by_its_model_and_settings(config: Config) -> None:
+    model = Pipeline(config).student
+    first = Pipeline(config).evaluate(model, "student")
+    assert Pipeline(config).evaluate(model, "again").run_id == first.run_id
+    flipped = with_values(config, **{"evaluate.inference.flip": True})
+    assert flipped.evaluate(model, "student").key != first.key
+    named = with_values(config, **{"evaluate.model": model.run_id})
+    assert named.model_to_evaluate().key == model.key
+    assert named.evaluate(named.model_to_evaluate(), "named").run_id == first.run_id
+
+
+def test_where_things_lie_is_in_no_key(config: Config, tmp_path: Path, scenes_root: Path) -> None:
+    moved = shutil.copytree(scenes_root, tmp_path / "moved")
+    values: dict[str, Scalar] = {"machine.data_root": moved, "machine.precision": "fp32"}
+    assert with_values(config, **values).student.key == Pipeline(config).student.key
+
+
+def test_an_edited_label_makes_another_teacher(
+    config: Config, tmp_path: Path, scenes_root: Path
+) -> None:
+    moved = Path(shutil.copytree(scenes_root, tmp_path / "moved"))
+    other = with_values(config, **{"machine.data_root": moved})
+    label = other.data.splits.labelled[0].label
+    assert label is not None
+    again = other.data.splits.labelled[1].label
+    assert again is not None
+    shutil.copy(again.path, label.path)
+    assert (
+        with_values(config, **{"machine.data_root": moved}).teacher.key
+        != Pipeline(config).teacher.key
+    )
+
+
+def test_a_weights_file_counts_by_its_content(config: Config, tmp_path: Path) -> None:
+    weights = torchvision.models.mobilenet_v2(weights=None).state_dict()
+    torch.save(weights, tmp_path / "first.pth")
+    teachers = []
+    for name in ("here.pth", "moved.pth"):
+        shutil.copy(tmp_path / "first.pth", tmp_path / name)
+        values: dict[str, Scalar] = {
+            "teacher.network.name": "deeplabv3plus",
+            "teacher.network.backbone": "mobilenet_v2",
+            "teacher.network.output_stride": 32,
+            "teacher.network.backbone_weights": str(tmp_path / name),
+        }
+        teachers.append(with_values(config, **values).teacher)
+    assert [teacher.is_reused for teacher in teachers] == [False, True]
+    torch.save({name: tensor + 1 for name, tensor in weights.items()}, tmp_path / "moved.pth")
+    assert not with_values(config, **values).teacher.is_reused
+
+
+def test_the_whole_pipeline_ends_in_a_table_of_three_models(config: Config) -> None:
+    from selftrain.__main__ import ACTIONS
+
+    with tracking.parent_run("main") as run:
+        ACTIONS["main"](Pipeline(config), run)
+    folder = config.machine.outputs / "main"
+    header = (folder / "comparison.csv").read_text().splitlines()[0]
+    assert header == "metric,teacher,control,student,student - control"
+    logged = mlflow.get_run(run.run_id).data
+    assert {f"{name}/test/mIoU" for name in ("teacher", "control", "student")} == set(
+        logged.metrics
+    )
+    assert logged.tags["selftrain.student"] == Pipeline(config).student.run_id
+    text = (folder / "comparison.md").read_text()
+    assert Pipeline(config).student.key in text
+
+
+def test_a_finished_run_keeps_its_exact_identity(config: Config) -> None:
+    student = Pipeline(config).student
+    identity = json.loads(mlflow.artifacts.load_text(f"runs:/{student.run_id}/config.json"))
+    assert identity["optim.batch_size"] == 4
+    assert identity["pseudo_labels"] == Pipeline(config).pseudo_labels.key
+    assert not any(name.startswith("machine") for name in identity)
+
+
+RATIOS = st.floats(0, 20) | st.integers(0, 7).map(float)
+REPEATS = st.floats(0.05, 5) | st.sampled_from([0.25, 0.5, 1.0, 2.0])
+
+
+@given(repeat=REPEATS, pseudo_ratio=RATIOS, num_real=st.integers(2, 3000))
+def test_the_control_sees_as_many_crops_as_the_student(
+    repeat: float, pseudo_ratio: float, num_real: int
+) -> None:
+    student = TrainConfig(data=EpochConfig(repeat=repeat, pseudo_ratio=pseudo_ratio))
+    control = control_config(student)
+    real, pseudo = count_crops(student, num_real)
+    assert count_crops(control, num_real) == (real + pseudo, 0)
+    assert abs(real - repeat * num_real) <= 1
+    assert abs(pseudo - pseudo_ratio * repeat * num_real) <= 1.5
+
+
+@given(
+    repeat=REPEATS,
+    pseudo_ratio=RATIOS,
+    num_real=st.integers(50, 3000),
+    schedule=st.sampled_from(["constant", "coarse2fine", "fine2coarse_plus"]),
+    constant_pixels=st.booleans(),
+)
+def test_the_control_takes_as_many_steps_as_the_student(
+    repeat: float, pseudo_ratio: float, num_real: int, schedule: str, constant_pixels: bool
+) -> None:
+    values: dict[str, Scalar] = {
+        "data.repeat": repeat,
+        "data.pseudo_ratio": pseudo_ratio,
+        "crop.schedule": schedule,
+        "crop.constant_pixels": constant_pixels,
+        "epochs": 7,
+    }
+    student = override(TrainConfig(), values)
+    assert plan_epochs(control_config(student), num_real) == plan_epochs(student, num_real)

@@ -1,0 +1,172 @@
+"""The conventions of the repository that no tool checks."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from selftrain.command_line import leaf_types
+from selftrain.config import Config, flatten
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = REPOSITORY / "selftrain"
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+TESTED_ELSEWHERE = {
+    "__init__.py": "a docstring",
+    "__main__.py": "integration/test_entry_points.py, test_bad_input.py",
+    "benchmarks.py": "test_pipeline.py, through command_line.py",
+    "command_line.py": "test_bad_input.py",
+    "comparison.py": "integration/test_entry_points.py",
+    "config.py": "test_bad_input.py",
+    "datasets.py": "test_pipeline.py",
+    "distributed.py": "integration/test_processes.py",
+    "errors.py": "one exception, raised in test_bad_input.py",
+    "evaluate.py": "integration/test_entry_points.py",
+    "machine.py": "one function, called by every stage",
+    "predict.py": "integration/test_entry_points.py, test_bad_input.py",
+    "prepare.py": "integration/test_entry_points.py",
+    "progress.py": "what a person sees",
+    "pseudo_label.py": "test_pipeline.py, integration/test_entry_points.py",
+    "serving.py": "integration/test_artifacts_alone.py",
+    "tracking.py": "integration, test_bad_input.py",
+    "data/__init__.py": "a docstring",
+    "data/scenery.py": "data/test_scenes.py",
+    "data/scenery_canvas.py": "data/test_scenes.py",
+    "data/scenery_layout.py": "data/test_scenes.py",
+    "data/scenery_people.py": "data/test_scenes.py",
+    "data/scenery_street.py": "data/test_scenes.py",
+    "data/scenery_traffic.py": "data/test_scenes.py",
+    "data/scenery_weather.py": "data/test_scenes.py",
+    "data/shards.py": "data/test_pseudo_labels.py",
+    "data/splits/__init__.py": "a docstring",
+    "data/splits/make_camvid.py": "data/test_camvid.py",
+    "data/statistics.py": "test_pipeline.py",
+    "models/__init__.py": "models/test_networks.py",
+    "models/deeplabv3plus.py": "models/test_networks.py",
+    "models/fast_scnn.py": "models/test_networks.py",
+    "models/layers.py": "models/test_networks.py",
+    "models/mobilenet.py": "models/test_networks.py",
+    "models/resnet.py": "models/test_networks.py",
+}
+"""Modules without a test file of their name, and where they are tested."""
+
+
+def project() -> dict[str, Any]:
+    """Return MLproject."""
+    found: dict[str, Any] = yaml.safe_load((REPOSITORY / "MLproject").read_text())
+    return found
+
+
+def entry_points() -> dict[str, dict[str, Any]]:
+    """Return the entry points of MLproject."""
+    found: dict[str, dict[str, Any]] = project()["entry_points"]
+    return found
+
+
+def tracked() -> list[Path]:
+    """Return the files that git knows, or would add, and that are there."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True, text=True)
+    paths = [REPOSITORY / name for name in listed.stdout.split("\0") if name]
+    return [path for path in paths if path.is_file()]
+
+
+def imports(module: Path) -> Iterator[str]:
+    """Yield the full names that a module of the package imports."""
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_pyproject_and_conda_yaml_name_the_same_packages_at_the_same_pins() -> None:
+    pyproject = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    conda = yaml.safe_load((REPOSITORY / "conda.yaml").read_text())
+    (pip,) = (entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))
+    assert pip == pyproject["project"]["dependencies"]
+    assert all("==" in requirement for requirement in pip)
+
+
+def test_every_stage_is_an_entry_point_and_every_entry_point_starts_the_stage_of_its_name() -> None:
+    from selftrain.__main__ import ACTIONS
+
+    assert set(entry_points()) >= set(ACTIONS)
+    for name, entry_point in entry_points().items():
+        assert entry_point["command"].startswith(f"python -m selftrain {name} ")
+
+
+@pytest.mark.parametrize("name", entry_points())
+def test_an_entry_point_hands_each_of_its_parameters_to_a_knob(name: str) -> None:
+    command, parameters = entry_points()[name]["command"], entry_points()[name]["parameters"]
+    used = dict(re.findall(r"--(\S+) \{(\w+)\}", command))
+    assert sorted(used.values()) == sorted(parameters)
+    known = leaf_types(Config)
+    for path, parameter in used.items():
+        assert path in known
+        assert path.rpartition(".")[2] == parameter
+
+
+def test_mlproject_repeats_the_defaults_of_the_knobs() -> None:
+    defaults = flatten(Config())
+    for entry_point in entry_points().values():
+        for path, parameter in re.findall(r"--(\S+) \{(\w+)\}", entry_point["command"]):
+            declared = entry_point["parameters"][parameter]
+            assert declared.get("default", str(defaults[path])) == str(defaults[path])
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        ("mlflow", {"tracking.py", "serving.py"}),
+        ("optuna", {"study.py"}),
+        ("torch.distributed", {"distributed.py"}),
+        ("torch.nn.parallel", {"train.py"}),
+        ("tyro", {"command_line.py"}),
+    ],
+)
+def test_a_package_is_imported_only_where_it_belongs(package: str, allowed: set[str]) -> None:
+    users = {
+        str(module)
+        for module in MODULES
+        if any(f"{name}.".startswith(f"{package}.") for name in imports(module))
+    }
+    assert users <= allowed
+
+
+def test_no_file_is_named_for_having_no_subject() -> None:
+    vague = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "handler", "base"}
+    assert not [path for path in tracked() if path.stem.lower() in vague]
+
+
+def test_every_module_has_a_test_file_of_its_name_or_says_where_it_is_tested() -> None:
+    tests = REPOSITORY / "tests"
+    untested = {
+        str(module)
+        for module in MODULES
+        if not (tests / module.with_name(f"test_{module.name}")).exists()
+    }
+    assert untested - set(TESTED_ELSEWHERE) == set()
+    there = {str(module) for module in MODULES}
+    assert set(TESTED_ELSEWHERE) & there <= untested  # the list holds no more than it must
+    for reason in TESTED_ELSEWHERE.values():
+        for name in re.findall(r"\S*test_\w+\.py", reason):
+            assert (tests / name).exists(), name
+
+
+def test_no_file_names_a_folder_of_somebodys_machine() -> None:
+    # In two parts, so that this line is not found.
+    private = re.compile(rb"(?<![\w.])/(?:home|root|wor" + rb"k|Users)/\w")
+    found = [path for path in tracked() if private.search(path.read_bytes())]
+    assert found == []
+
+
+def test_no_file_is_larger_than_a_megabyte() -> None:
+    assert [path for path in tracked() if path.stat().st_size >= 1_000_000] == []
