@@ -36,12 +36,20 @@ def _scenes() -> dict[str, Scalar]:
             {
                 "network.name": "fast_scnn",
                 "network.backbone_weights": "none",
-                "epochs": 30,
                 "crop.size": 128,
-                "optim.lr": 0.05,
+                "augment.scale_min": 0.75,
+                "augment.scale_max": 1.5,
+                "augment.jitter": 0.1,
+                "augment.blur": 0.0,
+                "optim.name": "adamw",
+                "optim.lr": 0.004,
+                "optim.weight_decay": 0.01,
                 "optim.batch_size": 8,
+                "eval_every": 20,
             }
         ),
+        "teacher.epochs": 120,
+        "student.epochs": 80,
         "student.data.pseudo_ratio": 3.0,
     }
 

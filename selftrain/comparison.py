@@ -35,7 +35,8 @@ def compare(
 
 def to_markdown(table: pd.DataFrame) -> str:
     """Return the table as Markdown; what was not measured is "-"."""
-    return str(table.to_markdown(index=False, floatfmt=".2f", missingval="-"))
+    known = table.astype(object).where(table.notna(), None)  # NaN would be printed as nan
+    return str(known.to_markdown(index=False, floatfmt=".2f", missingval="-"))
 
 
 def show(table: pd.DataFrame, title: str) -> None:

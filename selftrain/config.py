@@ -392,6 +392,6 @@ def _typed(path: str, value: Scalar, wanted: Any) -> Scalar:
         return float(value)
     if wanted is Path and isinstance(value, str):
         return Path(value)
-    if type(value) is not wanted and not isinstance(value, Path):
+    if not (isinstance(value, Path) if wanted is Path else type(value) is wanted):
         raise InputError(f"{path} = {value!r} is not a {wanted.__name__}.")
     return value

@@ -26,7 +26,8 @@ def list_pictures(folder: Path) -> list[Sample]:
     """
     if not folder.is_dir():
         raise InputError(f"predict.images = {folder} is no folder: name one with pictures.")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    pictures = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = sorted(path for path in pictures if path.is_file())
     if not files:
         raise InputError(f"{folder} holds no picture ({', '.join(SUFFIXES)}).")
     names: dict[str, Path] = {}

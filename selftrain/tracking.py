@@ -6,6 +6,7 @@ parent is the run that MLflow has already made.
 """
 
 import os
+import re
 import shutil
 import tempfile
 import urllib.error
@@ -58,7 +59,7 @@ def connect() -> str:
         InputError: nobody answers at the URI, or it is no tracking URI.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    scheme = urlsplit(uri).scheme
+    scheme = uri.partition(":")[0]
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).resolve()}"
     os.environ["MLFLOW_TRACKING_URI"] = uri
@@ -70,7 +71,7 @@ def connect() -> str:
             # Under `mlflow run` the experiment is already chosen: choosing again would raise.
             mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "selftrain"))
     except Exception as error:  # SQLAlchemy, requests and mlflow each raise their own kinds
-        reason = _without_password(str(error).splitlines()[0], uri)
+        reason = _without_password(str(error).splitlines()[0])
         raise InputError(
             f"The tracking store {_without_password(uri)} cannot be used ({reason}): "
             "start it, or set MLFLOW_TRACKING_URI to another one."
@@ -87,7 +88,7 @@ def _require_own_run(uri: str) -> None:
     try:
         mlflow.get_run(run_id)
     except Exception as error:
-        reason = _without_password(str(error).splitlines()[0], uri)
+        reason = _without_password(str(error).splitlines()[0])
         raise InputError(
             f"The tracking store {_without_password(uri)} does not give the run that MLFLOW_RUN_ID "
             f"names ({reason}): set MLFLOW_TRACKING_URI to the absolute URI of the store that has "
@@ -97,10 +98,10 @@ def _require_own_run(uri: str) -> None:
 
 def _require_answer(uri: str) -> None:
     """Ask once, briefly: mlflow itself would retry for minutes before it gives up."""
-    parts = urlsplit(uri)
-    # urllib takes a name and password in front of the host for a part of the host's name.
-    place = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     try:
+        parts = urlsplit(uri)
+        # urllib takes a name and password in front of the host for a part of the host's name.
+        place = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         with urllib.request.urlopen(place.rstrip("/") + "/health", timeout=10):
             pass
     except urllib.error.HTTPError:
@@ -112,10 +113,9 @@ def _require_answer(uri: str) -> None:
         ) from error
 
 
-def _without_password(text: str, uri: str | None = None) -> str:
-    """Return a text with the password of the URI in it, or of itself, made illegible."""
-    password = urlsplit(uri or text).password
-    return text.replace(f":{password}@", ":***@") if password else text
+def _without_password(text: str) -> str:
+    """Return a text with the passwords of the URIs in it made illegible."""
+    return re.sub(r"(://[^/:@\s]*):[^/\s]*@", r"\1:***@", text)
 
 
 @dataclass(frozen=True)

@@ -121,8 +121,8 @@ class Training:
         self.epochs = plan_epochs(config, len(data.real))
         if min(map(self._least_crops, self.epochs)) < 2:
             raise InputError(
-                f"A step leaves one of {distributed.world_size()} processes fewer than 2 crops, and "
-                "batch normalisation needs 2: raise optim.batch_size = "
+                f"A step leaves one of {distributed.world_size()} processes fewer than 2 crops, "
+                "and batch normalisation needs 2: raise optim.batch_size = "
                 f"{config.optim.batch_size} or data.repeat, or use fewer processes."
             )
         self.total_steps = sum(epoch.steps for epoch in self.epochs)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+# Tiny tensors: threads that wait for each other's cores make them ten times as slow (measured).
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 OwnStore = Callable[[Path], AbstractContextManager[str]]
 

@@ -14,6 +14,14 @@ from selftrain.data.sample import ClassTable
 from selftrain.data.splits.make_camvid import DEV, FOLDER
 from selftrain.models import build_network
 
+_RECIPE: dict[str, Scalar] = {
+    "epochs": 1,
+    "eval_every": 1,
+    "network.name": "fast_scnn",
+    "network.backbone_weights": "none",
+    "crop.size": 32,
+    "optim.batch_size": 4,
+}
 TINY: dict[str, Scalar] = {
     "data.labelled_fraction": 0.5,
     "data.scenes.width": 64,
@@ -24,18 +32,8 @@ TINY: dict[str, Scalar] = {
     "pseudo_label.measure": False,
     "machine.workers": 0,
     "machine.device": "cpu",
-    **{
-        f"{who}.{knob}": value
-        for who in ("teacher", "student")
-        for knob, value in {
-            "epochs": 1,
-            "eval_every": 1,
-            "network.name": "fast_scnn",
-            "network.backbone_weights": "none",
-            "crop.size": 32,
-            "optim.batch_size": 4,
-        }.items()
-    },
+    **{f"teacher.{knob}": value for knob, value in _RECIPE.items()},
+    **{f"student.{knob}": value for knob, value in _RECIPE.items()},
     "student.data.repeat": 1.0,
     "student.data.pseudo_ratio": 1.0,
 }
@@ -47,7 +45,7 @@ EXTRA = ("0016E5_01110", "0016E5_07200")
 
 def tiny_config(data_root: Path, outputs: Path) -> Config:
     """Return the tiny scenes pipeline."""
-    places = {"machine.data_root": data_root, "machine.outputs": outputs}
+    places: dict[str, Scalar] = {"machine.data_root": data_root, "machine.outputs": outputs}
     return override(benchmark("scenes"), {**TINY, **places})
 
 

@@ -46,9 +46,7 @@ def test_scales_and_mirror_images_are_averaged(scales: tuple[float, ...], flip: 
     views = []
     for scale in scales:
         size = [max(32, round(side * scale)) for side in images.shape[-2:]]
-        resized = F.interpolate(
-            images.float(), size=size, mode="bilinear", antialias=scale < 1
-        )
+        resized = F.interpolate(images.float(), size=size, mode="bilinear", antialias=scale < 1)
         for turned in [False, True][: 1 + flip]:
             seen = resized.flip(3) if turned else resized
             probabilities = Brightest()(seen).softmax(1)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import mlflow
@@ -16,6 +16,7 @@ from miniature import tiny_config
 
 from selftrain import pipeline as pipeline_module
 from selftrain import tracking
+from selftrain.__main__ import ACTIONS
 from selftrain.checkpoint import WEIGHTS
 from selftrain.config import Config, EpochConfig, Scalar, TrainConfig, override
 from selftrain.pipeline import Pipeline, control_config
@@ -42,7 +43,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pipeline_module, name, pytest.fail)
 
 
-def with_values(config: Config, **values: Scalar) -> Pipeline:
+def with_values(config: Config, values: Mapping[str, Scalar]) -> Pipeline:
     return Pipeline(override(config, values))
 
 
@@ -81,7 +82,7 @@ def test_a_run_names_the_digests_of_what_it_read(config: Config) -> None:
 
 
 def test_another_student_is_trained_on_the_same_pseudo_labels(config: Config) -> None:
-    other = with_values(config, **{"student.seed": 1})
+    other = with_values(config, {"student.seed": 1})
     assert not other.student.is_reused
     assert other.teacher.is_reused
     assert other.pseudo_labels.is_reused
@@ -89,7 +90,7 @@ def test_another_student_is_trained_on_the_same_pseudo_labels(config: Config) ->
 
 
 def test_another_teacher_makes_other_pseudo_labels(config: Config) -> None:
-    old, new = Pipeline(config), with_values(config, **{"teacher.seed": 1, "student.epochs": 1})
+    old, new = Pipeline(config), with_values(config, {"teacher.seed": 1, "student.epochs": 1})
     assert new.pseudo_labels.key != old.pseudo_labels.key
     assert not new.pseudo_labels.is_reused
 
@@ -98,14 +99,14 @@ def test_another_teacher_makes_other_pseudo_labels(config: Config) -> None:
 def test_a_named_teacher_stands_for_the_one_described(config: Config) -> None:
     old = Pipeline(config)
     named = with_values(
-        config, **{"pseudo_label.teacher": old.teacher.run_id, "teacher.optim.lr": 0.5}
+        config, {"pseudo_label.teacher": old.teacher.run_id, "teacher.optim.lr": 0.5}
     )
     assert named.pseudo_labels.key == old.pseudo_labels.key
     assert named.student.is_reused
 
 
 def test_a_threshold_is_applied_without_labelling_again(config: Config) -> None:
-    strict = with_values(config, **{"student.data.threshold": 0.2})
+    strict = with_values(config, {"student.data.threshold": 0.2})
     assert strict.pseudo_labels.is_reused
     assert not strict.student.is_reused
 
@@ -115,7 +116,7 @@ def test_a_student_without_pseudo_crops_needs_no_pseudo_labels(
     config: Config, tmp_path: Path
 ) -> None:
     # It is then the teacher's recipe, and so the teacher.
-    plain = with_values(config, **{"student.data.pseudo_ratio": 0.0})
+    plain = with_values(config, {"student.data.pseudo_ratio": 0.0})
     assert plain.student.key == plain.teacher.key
     assert "pseudo_labels" not in vars(plain)
 
@@ -123,7 +124,7 @@ def test_a_student_without_pseudo_crops_needs_no_pseudo_labels(
 @pytest.mark.usefixtures("no_work")
 def test_products_come_back_from_the_tracking_store(config: Config, tmp_path: Path) -> None:
     here = Pipeline(config)
-    elsewhere = with_values(config, **{"machine.outputs": tmp_path / "elsewhere"})
+    elsewhere = with_values(config, {"machine.outputs": tmp_path / "elsewhere"})
     assert elsewhere.student.is_reused
     weights = here.student.folder / WEIGHTS
     restored = elsewhere.student.folder / WEIGHTS
@@ -133,10 +134,10 @@ def test_products_come_back_from_the_tracking_store(config: Config, tmp_path: Pa
 
 def test_a_student_is_trained_from_artifacts_alone(config: Config, tmp_path: Path) -> None:
     values: dict[str, Scalar] = {"student.seed": 2}
-    here = with_values(config, **values)
+    here = with_values(config, values)
     _ = here.student
     mlflow.delete_run(here.student.run_id)
-    elsewhere = with_values(config, **values, **{"machine.outputs": tmp_path / "elsewhere"})
+    elsewhere = with_values(config, {**values, "machine.outputs": tmp_path / "elsewhere"})
     assert not elsewhere.student.is_reused
     for file in (WEIGHTS, "model.json"):
         made = (elsewhere.student.folder / file).read_bytes()
@@ -147,9 +148,9 @@ def test_an_evaluation_is_found_by_its_model_and_settings(config: Config) -> Non
     model = Pipeline(config).student
     first = Pipeline(config).evaluate(model, "student")
     assert Pipeline(config).evaluate(model, "again").run_id == first.run_id
-    flipped = with_values(config, **{"evaluate.inference.flip": True})
+    flipped = with_values(config, {"evaluate.inference.flip": True})
     assert flipped.evaluate(model, "student").key != first.key
-    named = with_values(config, **{"evaluate.model": model.run_id})
+    named = with_values(config, {"evaluate.model": model.run_id})
     assert named.model_to_evaluate().key == model.key
     assert named.evaluate(named.model_to_evaluate(), "named").run_id == first.run_id
 
@@ -157,21 +158,21 @@ def test_an_evaluation_is_found_by_its_model_and_settings(config: Config) -> Non
 def test_where_things_lie_is_in_no_key(config: Config, tmp_path: Path, scenes_root: Path) -> None:
     moved = shutil.copytree(scenes_root, tmp_path / "moved")
     values: dict[str, Scalar] = {"machine.data_root": moved, "machine.precision": "fp32"}
-    assert with_values(config, **values).student.key == Pipeline(config).student.key
+    assert with_values(config, values).student.key == Pipeline(config).student.key
 
 
 def test_an_edited_label_makes_another_teacher(
     config: Config, tmp_path: Path, scenes_root: Path
 ) -> None:
     moved = Path(shutil.copytree(scenes_root, tmp_path / "moved"))
-    other = with_values(config, **{"machine.data_root": moved})
+    other = with_values(config, {"machine.data_root": moved})
     label = other.data.splits.labelled[0].label
     assert label is not None
     again = other.data.splits.labelled[1].label
     assert again is not None
     shutil.copy(again.path, label.path)
     assert (
-        with_values(config, **{"machine.data_root": moved}).teacher.key
+        with_values(config, {"machine.data_root": moved}).teacher.key
         != Pipeline(config).teacher.key
     )
 
@@ -188,27 +189,25 @@ def test_a_weights_file_counts_by_its_content(config: Config, tmp_path: Path) ->
             "teacher.network.output_stride": 32,
             "teacher.network.backbone_weights": str(tmp_path / name),
         }
-        teachers.append(with_values(config, **values).teacher)
+        teachers.append(with_values(config, values).teacher)
     assert [teacher.is_reused for teacher in teachers] == [False, True]
     torch.save({name: tensor + 1 for name, tensor in weights.items()}, tmp_path / "moved.pth")
-    assert not with_values(config, **values).teacher.is_reused
+    assert not with_values(config, values).teacher.is_reused
 
 
 def test_the_whole_pipeline_ends_in_a_table_of_three_models(config: Config) -> None:
-    from selftrain.__main__ import ACTIONS
-
     with tracking.parent_run("main") as run:
         ACTIONS["main"](Pipeline(config), run)
-    folder = config.machine.outputs / "main"
-    header = (folder / "comparison.csv").read_text().splitlines()[0]
+    artifacts = f"runs:/{run.run_id}/comparison/comparison"
+    header, *rows = mlflow.artifacts.load_text(f"{artifacts}.csv").splitlines()
     assert header == "metric,teacher,control,student,student - control"
+    assert len(rows) == 1 + len(Pipeline(config).data.splits.classes)
     logged = mlflow.get_run(run.run_id).data
     assert {f"{name}/test/mIoU" for name in ("teacher", "control", "student")} == set(
         logged.metrics
     )
     assert logged.tags["selftrain.student"] == Pipeline(config).student.run_id
-    text = (folder / "comparison.md").read_text()
-    assert Pipeline(config).student.key in text
+    assert Pipeline(config).student.key in mlflow.artifacts.load_text(f"{artifacts}.md")
 
 
 def test_a_finished_run_keeps_its_exact_identity(config: Config) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]  # comes with mlflow
 
 from selftrain.command_line import leaf_types
 from selftrain.config import Config, flatten

@@ -24,22 +24,22 @@ from selftrain.data.scenery_street import Difficulty, Scene, pave, plan
 from selftrain.data.scenery_weather import develop, draw_light, paint_sky, settle_ground
 from selftrain.errors import InputError
 
-VERSION = 2
+VERSION = 3
 """Part of the data's digest; raise it whenever the drawing changes."""
 
 DIFFICULTY = Difficulty(
     light_spread=0.8,
     color_spread=0.25,
     texture_contrast=1.0,
-    noise=(1.5, 6.0),
+    noise=(1.0, 4.0),
     blur=(0.0, 0.0035),
     crowd=5.0,
     parked=0.45,
     chance={
         "fog": 0.12, "rain": 0.15, "crossing street": 0.5, "hood": 0.3,
-        "wall": 0.22, "fence": 0.32, "lawn": 0.4, "signs": 0.75, "lamps": 0.7, "clutter": 0.4,
-        "truck": 0.14, "bus": 0.14, "tram": 0.12,
-        "motorcycle": 0.13, "cyclist": 0.3, "parked bicycle": 0.3,
+        "wall": 0.35, "fence": 0.45, "lawn": 0.4, "signs": 0.75, "lamps": 0.7, "clutter": 0.4,
+        "truck": 0.22, "bus": 0.22, "tram": 0.2,
+        "motorcycle": 0.13, "cyclist": 0.4, "parked bicycle": 0.4,
     },
 )  # fmt: skip
 
@@ -90,7 +90,7 @@ def draw(
     rng = np.random.default_rng([seed, index])
     camera = Camera(
         height=between(rng, 1.3, 2.1),
-        focal=between(rng, 1.25, 1.7),
+        focal=between(rng, 1.7, 2.2),
         horizon=between(rng, 0.36, 0.48),
         center=between(rng, 0.85, 1.15),
         bend=between(rng, -0.0012, 0.0012) * (rng.random() < 0.6),

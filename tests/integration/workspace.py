@@ -111,6 +111,8 @@ class Workspace:
         kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
         kept["MLFLOW_DISABLE_TELEMETRY"] = "true"
         kept["OMP_NUM_THREADS"] = "1"
+        # mlflow logs nothing of a run that is shorter than this, in seconds.
+        kept["MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"] = "0.2"
         if self.tracking_uri is not None:
             kept["MLFLOW_TRACKING_URI"] = self.tracking_uri
         return kept

@@ -1,0 +1,37 @@
+"""A benchmark is nothing but values of knobs."""
+
+import pytest
+
+from selftrain.benchmarks import BENCHMARKS, benchmark
+from selftrain.config import Config, flatten
+from selftrain.errors import InputError
+from selftrain.pipeline import control_config
+from selftrain.train import count_crops
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_is_a_legal_config(name: str) -> None:
+    config = benchmark(name)
+    assert config.benchmark == name
+    assert set(flatten(config)) == set(flatten(Config()))
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_compares_student_and_control_on_one_recipe(name: str) -> None:
+    config = benchmark(name)
+    assert config.student.data.pseudo_ratio > 0
+    assert config.teacher.data.pseudo_ratio == 0
+    assert config.student.network == config.teacher.network
+    control = control_config(config.student)
+    assert sum(count_crops(control, 328)) == sum(count_crops(config.student, 328))
+
+
+def test_the_default_needs_no_download() -> None:
+    config = benchmark(Config().benchmark)
+    assert config.data.dataset == "scenes"
+    assert config.teacher.network.backbone_weights == "none"
+
+
+def test_an_unknown_benchmark_names_those_there_are() -> None:
+    with pytest.raises(InputError, match=r"no benchmark kamvid; there are scenes, camvid_small"):
+        benchmark("kamvid")

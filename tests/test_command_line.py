@@ -1,0 +1,114 @@
+"""Words of a command -> a stage and its config, or one sentence."""
+
+import pytest
+
+from selftrain.__main__ import ACTIONS
+from selftrain.benchmarks import benchmark
+from selftrain.command_line import parse
+from selftrain.config import Config, flatten, override
+from selftrain.errors import InputError
+
+STAGES = {name: f"About {name}." for name in ACTIONS}
+
+
+def read(*words: str) -> Config:
+    return parse(["student", *words], STAGES)[1]
+
+
+def test_without_flags_a_stage_runs_the_default_benchmark() -> None:
+    assert parse(["teacher"], STAGES) == ("teacher", benchmark("scenes"))
+
+
+@pytest.mark.parametrize(
+    "words", [["--student.optim.lr", "0.5"], ["--student.optim.lr=0.5"]], ids=["space", "equals"]
+)
+def test_a_flag_sets_its_knob(words: list[str]) -> None:
+    assert read(*words) == override(benchmark("scenes"), {"student.optim.lr": 0.5})
+
+
+def test_the_benchmark_may_come_first_or_last() -> None:
+    first = read("--benchmark", "camvid", "--student.epochs", "3")
+    last = read("--student.epochs", "3", "--benchmark=camvid")
+    assert first == last == override(benchmark("camvid"), {"student.epochs": 3})
+
+
+def test_the_last_of_several_values_wins() -> None:
+    assert read("--student.epochs", "3", "--student.epochs=5").student.epochs == 5
+
+
+@pytest.mark.parametrize("text", ["true", "True", "TRUE"])
+def test_bools_take_a_value(text: str) -> None:
+    config = read("--evaluate.inference.flip", text, "--pseudo_label.inference.flip", "False")
+    assert config.evaluate.inference.flip
+    assert not config.pseudo_label.inference.flip
+
+
+def test_a_value_may_hold_an_equals_sign_blanks_and_commas() -> None:
+    config = read("--predict.images=a b=c", "--predict.inference.scales", "0.5, 1")
+    assert str(config.predict.images) == "a b=c"
+    assert config.predict.inference.scale_list() == [0.5, 1.0]
+
+
+def test_negative_numbers_are_values() -> None:
+    assert read("--machine.workers", "-1").machine.workers == -1
+
+
+@pytest.mark.parametrize("text", ["1e-2", ".01", "0.010"])
+def test_every_spelling_of_a_number_is_the_same_config(text: str) -> None:
+    assert read("--student.optim.lr", text) == read("--student.optim.lr", "0.01")
+
+
+def test_every_knob_can_be_given_on_the_command_line() -> None:
+    config = benchmark("scenes")
+    values = {path: value for path, value in flatten(config).items() if path != "benchmark"}
+    assert read(*(f"--{path}={value}" for path, value in values.items())) == config
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--student.epochs"], r"--student\.epochs has no value: write --student\.epochs VALUE"),
+        (["--student.epochs", "--machine.workers", "0"], r"--student\.epochs has no value"),
+        (["student.epochs", "3"], r"'student\.epochs' is no knob: write --dotted\.path value"),
+        (["--student.epochs", "3", "4"], r"'4' is no knob"),
+        (["--student.epochs", "1e2"], r"student\.epochs = '1e2' is not a whole number"),
+        (["--student.epochs", ""], r"student\.epochs = '' is not a whole number"),
+        (["--student.optim.lr", "fast"], r"student\.optim\.lr = 'fast' is not a number"),
+        (["--evaluate.inference.flip", "yes"], r"flip = 'yes' is neither true nor false"),
+        (["--student.network.output_stride", "7"], r"output_stride = 7 is none of 8, 16, 32"),
+        (["--student.network.output_stride", "x"], r"output_stride = 'x' is not a whole number"),
+        (["--benchmark", "camvit"], r"no benchmark camvit; there are scenes, camvid_small"),
+        (["--student.optim.lrr", "1"], r"did you mean student\.optim\.lr\?"),
+        (["--"], "no value"),
+        (["--student.optim.lr", "nan"], r"student\.optim\.lr = nan is out of range"),
+    ],
+)
+def test_a_mistake_is_named(words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(*words)
+
+
+def test_an_unknown_stage_names_those_there_are() -> None:
+    with pytest.raises(InputError, match=r"no stage studnet; there are .*teacher.*student"):
+        parse(["studnet"], STAGES)
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_help_lists_all_stages(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(words, STAGES)
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"{name} " in text and line in text for name, line in STAGES.items())
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h", "--benchmark", "camvid"]])
+def test_help_of_a_stage_lists_all_knobs(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["student", *words], STAGES)
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    missing = [path for path in flatten(Config()) if f"--{path}" not in text.replace("-", "_")]
+    assert not [path for path in missing if f"--{path.replace('_', '-')}" not in text]

@@ -1,0 +1,62 @@
+"""The table that a pipeline is run for."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from selftrain.comparison import compare, show, to_markdown, write
+
+METRICS = {
+    "teacher": {"test/mIoU": 0.5, "val/mIoU": 0.4, "test/IoU/road": 0.9},
+    "control": {"test/mIoU": 0.52, "val/mIoU": 0.41, "test/IoU/road": 0.9, "test/IoU/car": 0.1},
+    "student": {"test/mIoU": 0.6, "val/mIoU": 0.5, "test/IoU/road": 0.95, "test/IoU/car": 0.3},
+}
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    return compare(METRICS, ["test", "val"], ["road", "car", "bus"])
+
+
+def test_models_stand_side_by_side_in_percent(table: pd.DataFrame) -> None:
+    assert list(table.columns) == ["metric", "teacher", "control", "student", "student - control"]
+    assert table["metric"].tolist() == [
+        "test mIoU",
+        "val mIoU",
+        "test IoU road",
+        "test IoU car",
+        "test IoU bus",
+    ]
+    assert table["student"].tolist()[:4] == pytest.approx([60, 50, 95, 30])
+
+
+def test_the_gain_is_over_the_control_and_not_over_the_teacher(table: pd.DataFrame) -> None:
+    assert table["student - control"].tolist()[:2] == pytest.approx([8, 9])
+
+
+def test_what_was_not_measured_is_a_dash(
+    table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert math.isnan(table["student"].iloc[4])
+    *_, car, bus = to_markdown(table).splitlines()
+    assert [cell.strip() for cell in car.split("|")[1:-1]] == [
+        "test IoU car",
+        "-",
+        "10.00",
+        "30.00",
+        "20.00",
+    ]
+    assert bus.count("-") == 4
+    show(table, "scenes")
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_the_table_is_written_with_the_keys_of_its_runs(
+    table: pd.DataFrame, tmp_path: Path
+) -> None:
+    path = write(table, ["student: run 7"], tmp_path / "new")
+    assert "- student: run 7" in path.read_text()
+    written = pd.read_csv(tmp_path / "new" / "comparison.csv")
+    pd.testing.assert_frame_equal(written, table)

@@ -1,0 +1,201 @@
+"""Every knob exists once, checks its value, and is called by its dotted path."""
+
+import ast
+import dataclasses
+import inspect
+import math
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selftrain import config as config_module
+from selftrain.command_line import leaf_types
+from selftrain.config import Config, Scalar, flatten, override
+from selftrain.errors import InputError
+
+TYPES = leaf_types(Config)
+LEAVES = flatten(Config())
+
+
+def legal(path: str) -> st.SearchStrategy[Scalar]:
+    """Return values that differ from the default and suit any knob of this kind."""
+    wanted: Any = TYPES[path]
+    default = LEAVES[path]
+    if get_args(wanted):
+        return st.sampled_from(get_args(wanted))
+    if wanted is bool:
+        return st.booleans()
+    if path == "data.labelled_fraction":
+        return st.sampled_from([1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0])
+    if path.endswith("inference.scales"):
+        return st.sampled_from(["1", "0.5,1,2", "0.75, 1.5"])
+    if wanted is int:
+        assert isinstance(default, int)
+        return st.integers(max(default, 1), 4 * max(default, 1))
+    if wanted is float:
+        assert isinstance(default, float)
+        return st.floats(default / 2, default)
+    if wanted is Path:
+        return st.sampled_from([Path("a"), Path("/b c/d")])
+    return st.sampled_from(["none", "some thing", "ä"])
+
+
+SOME_VALUES = st.fixed_dictionaries({}, optional={path: legal(path) for path in LEAVES}).filter(
+    lambda values: all(
+        float(str(values.get(f"{who}.augment.scale_min", 0.5)))
+        <= float(str(values.get(f"{who}.augment.scale_max", 2.0)))
+        for who in ("teacher", "student")
+    )
+)
+
+
+@given(values=SOME_VALUES)
+def test_what_is_overridden_is_what_is_found(values: dict[str, Scalar]) -> None:
+    found = flatten(override(Config(), values))
+    assert found == {**LEAVES, **values}
+
+
+@given(values=SOME_VALUES)
+def test_flatten_is_the_inverse_of_override(values: dict[str, Scalar]) -> None:
+    config = override(Config(), values)
+    assert override(Config(), flatten(config)) == config
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_every_knob_can_be_set_alone(path: str) -> None:
+    same = override(Config(), {path: LEAVES[path]})
+    assert same == Config()
+
+
+def test_leaves_are_scalars_that_survive_a_command_line() -> None:
+    for path, wanted in TYPES.items():
+        is_choice = get_origin(wanted) is not None and get_args(wanted)
+        kinds = {type(value) for value in get_args(wanted)} if is_choice else {wanted}
+        assert kinds <= {str, int, float, bool, Path}, path
+        assert len(kinds) == 1, path
+        assert type(LEAVES[path]) in (*kinds, type(Path())), path
+
+
+def test_every_knob_and_every_group_says_what_it_is() -> None:
+    tree = ast.parse(inspect.getsource(config_module))
+    groups = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert len(groups) > 10
+    for group in groups:
+        assert ast.get_docstring(group), group.name
+        for field, after in zip(group.body, [*group.body[1:], None], strict=True):
+            if not isinstance(field, ast.AnnAssign) or "Config" in ast.unparse(field.annotation):
+                continue
+            name = f"{group.name}.{ast.unparse(field.target)}"
+            assert isinstance(after, ast.Expr), name
+            assert isinstance(after.value, ast.Constant), name
+            assert isinstance(after.value.value, str), name
+
+
+def test_configs_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().benchmark = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [
+        ("student.optim.lrr", "student.optim.lr"),
+        ("student.epoch", "student.epochs"),
+        ("teacher.crop_size", "teacher.crop.size"),
+        ("machine.worker", "machine.workers"),
+    ],
+)
+def test_an_unknown_knob_names_the_nearest(wrong: str, near: str) -> None:
+    with pytest.raises(InputError, match=rf"no knob {wrong}; did you mean {near}\?"):
+        override(Config(), {wrong: 1})
+
+
+def test_a_group_is_no_knob() -> None:
+    with pytest.raises(InputError, match=r"no knob student\.optim;"):
+        override(Config(), {"student.optim": 1})
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("data.scale", 0.0),
+        ("data.tile", 4),
+        ("data.labelled_fraction", 0.3),
+        ("data.scenes.images", 0),
+        ("data.scenes.width", 32),
+        ("data.scenes.seed", -1),
+        ("teacher.epochs", 0),
+        ("teacher.seed", -1),
+        ("teacher.eval_every", 0),
+        ("student.data.repeat", 0.0),
+        ("student.data.repeat", math.inf),
+        ("student.data.pseudo_ratio", -1.0),
+        ("student.data.threshold", 1.1),
+        ("student.sampling.centroid_fraction", 1.5),
+        ("student.crop.size", 16),
+        ("student.crop.warm_up", 2.0),
+        ("student.crop.cycles", 0),
+        ("student.augment.scale_min", 3.0),
+        ("student.augment.flip", -0.1),
+        ("student.augment.blur", 1.1),
+        ("student.augment.jitter", 0.6),
+        ("student.optim.lr", 0.0),
+        ("student.optim.lr", math.nan),
+        ("student.optim.momentum", 1.0),
+        ("student.optim.weight_decay", -1e-4),
+        ("student.optim.power", 0.0),
+        ("student.optim.batch_size", 1),
+        ("student.optim.accumulate", 0),
+        ("student.optim.ema", 1.0),
+        ("pseudo_label.shard_size", 0),
+        ("pseudo_label.inference.scales", "1,,2"),
+        ("pseudo_label.inference.scales", "9"),
+        ("evaluate.inference.scales", ""),
+        ("predict.inference.scales", "nan"),
+        ("machine.workers", -2),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_full_path(path: str, value: Scalar) -> None:
+    with pytest.raises(InputError) as caught:
+        override(Config(), {path: value})
+    assert str(caught.value).startswith(f"{path} = {value!r} is out of range: allowed is ")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("student.epochs", 1.5),
+        ("student.epochs", "2"),
+        ("student.epochs", True),
+        ("student.optim.lr", "0.1"),
+        ("student.optim.lr", True),
+        ("student.crop.constant_pixels", 1),
+        ("student.crop.schedule", "zigzag"),
+        ("student.network.output_stride", 4),
+        ("pseudo_label.teacher", 7),
+        ("machine.outputs", 7),
+        ("student.epochs", Path("2")),
+    ],
+)
+def test_a_value_of_another_type_is_refused(path: str, value: Scalar) -> None:
+    with pytest.raises(InputError) as caught:
+        override(Config(), {path: value})
+    assert str(caught.value).startswith(f"{path} = {value!r} is n")
+
+
+def test_a_whole_number_does_for_a_float_and_a_text_for_a_path() -> None:
+    config = override(Config(), {"student.optim.lr": 1, "machine.outputs": "here"})
+    assert config.student.optim.lr == 1.0
+    assert isinstance(config.student.optim.lr, float)
+    assert config.machine.outputs == Path("here")
+
+
+def test_values_that_are_only_legal_together_may_come_together() -> None:
+    values: dict[str, Scalar] = {
+        "student.augment.scale_min": 3.0,
+        "student.augment.scale_max": 4.0,
+    }
+    assert override(Config(), values).student.augment.scale_min == 3.0

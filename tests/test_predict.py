@@ -1,0 +1,111 @@
+"""Anybody's pictures: of any size, kind and name."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from miniature import random_network, write_picture
+from numpy.typing import NDArray
+
+from selftrain.checkpoint import load_network
+from selftrain.config import InferenceConfig, MachineConfig, PredictConfig
+from selftrain.data.sample import ClassTable
+from selftrain.errors import InputError
+from selftrain.inference import Predictor
+from selftrain.predict import list_pictures, predict
+
+CLASSES = ClassTable(("road", "car", "bus"), ((1, 2, 3), (40, 50, 60), (70, 80, 90)))
+MACHINE = MachineConfig(device="cpu", workers=0)
+RNG = np.random.default_rng(0)
+PICTURES: dict[str, NDArray[np.uint8] | NDArray[np.uint16]] = {
+    "plain.png": RNG.integers(0, 256, (40, 48, 3), dtype=np.uint8),
+    "gray.png": RNG.integers(0, 256, (33, 50), dtype=np.uint8),
+    "transparent.png": RNG.integers(0, 256, (64, 32, 4), dtype=np.uint8),
+    "deep.png": RNG.integers(0, 65536, (40, 48, 3), dtype=np.uint16),
+    "small.png": RNG.integers(0, 256, (3, 5, 3), dtype=np.uint8),
+    "with space/straße ä.JPG": RNG.integers(0, 256, (41, 47, 3), dtype=np.uint8),
+    "with space/nested/a.b.webp": RNG.integers(0, 256, (35, 36, 3), dtype=np.uint8),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, picture in PICTURES.items():
+        path = tmp_path / "pictures" / name
+        lower = path.with_suffix(path.suffix.lower())
+        write_picture(lower, picture)
+        lower.rename(path)
+    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return random_network(tmp_path / "model", CLASSES)
+
+
+def run(folder: Path, model: Path, output: Path, scales: str = "1") -> Path:
+    config = PredictConfig(images=folder, output=output, inference=InferenceConfig(scales=scales))
+    predict(config, list_pictures(folder), model, MACHINE)
+    return output
+
+
+def read(path: Path) -> NDArray[np.uint8]:
+    found = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert found is not None
+    return np.asarray(found, dtype=np.uint8)
+
+
+def test_every_picture_gets_a_mask_colours_and_an_overlay_of_its_size(
+    folder: Path, model: Path, tmp_path: Path
+) -> None:
+    output = run(folder, model, tmp_path / "out")
+    for name, picture in PICTURES.items():
+        stem = name.rpartition(".")[0]
+        mask = read(output / "masks" / f"{stem}.png")
+        assert mask.shape == picture.shape[:2]
+        assert mask.max() < len(CLASSES)
+        colors = read(output / "colors" / f"{stem}.png")[..., ::-1]
+        np.testing.assert_array_equal(colors, np.array(CLASSES.colors, np.uint8)[mask])
+        assert read(output / "overlays" / f"{stem}.jpg").shape == (*picture.shape[:2], 3)
+    assert len(list(output.rglob("*.*"))) == 3 * len(PICTURES)
+
+
+def test_the_mask_is_the_networks_answer(folder: Path, model: Path, tmp_path: Path) -> None:
+    output = run(folder, model, tmp_path / "out")
+    network, _ = load_network(model, torch.device("cpu"))
+    rgb = np.ascontiguousarray(PICTURES["plain.png"][..., ::-1])
+    labels, _ = Predictor(network, torch.device("cpu")).labels(
+        torch.from_numpy(rgb).permute(2, 0, 1)[None]
+    )
+    np.testing.assert_array_equal(read(output / "masks" / "plain.png"), labels[0].numpy())
+
+
+def test_a_network_of_half_sized_frames_sees_half_sized_pictures(
+    folder: Path, tmp_path: Path
+) -> None:
+    whole = random_network(tmp_path / "whole", CLASSES)
+    half = random_network(tmp_path / "half", CLASSES, scale=0.5)
+    first = run(folder, whole, tmp_path / "a", scales="0.5")
+    second = run(folder, half, tmp_path / "b", scales="1")
+    mask = "masks/transparent.png"
+    assert (first / mask).read_bytes() == (second / mask).read_bytes()
+
+
+def test_a_folder_of_that_suffix_is_no_picture(folder: Path) -> None:
+    (folder / "folder.png").mkdir()
+    assert len(list_pictures(folder)) == len(PICTURES)
+
+
+def test_pictures_that_would_write_the_same_mask_are_named(folder: Path) -> None:
+    write_picture(folder / "plain.jpg", PICTURES["plain.png"])
+    with pytest.raises(InputError, match=r"plain\.png and .*plain\.jpg would write the same mask"):
+        list_pictures(folder)
+
+
+def test_an_output_that_is_a_file_is_named(folder: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(InputError, match=r"out/.* cannot be written"):
+        run(folder, model, tmp_path / "out")
