@@ -63,10 +63,12 @@ def _camvid() -> dict[str, Scalar]:
             {
                 "network.backbone": "mobilenet_v2",
                 "network.output_stride": 16,
+                "network.head_channels": 128,
                 "network.backbone_weights": _camvid_start(),
                 "epochs": 120,
                 "crop.size": 320,
                 "optim.batch_size": 8,
+                "eval_every": 20,
             }
         ),
         "student.data.pseudo_ratio": 3.0,
@@ -78,7 +80,7 @@ def _camvid_small() -> dict[str, Scalar]:
         **_camvid(),
         "data.scale": 0.5,
         "data.tile": 90,
-        **_both({"epochs": 40, "crop.size": 160}),
+        **_both({"epochs": 80, "crop.size": 160}),
     }
 
 

@@ -23,10 +23,12 @@ _SECONDS_BETWEEN_LINES = 15.0
 class Bar:
     """Counts steps and shows a note beside them."""
 
-    def __init__(self, title: str, total: int, progress: Progress | None) -> None:
-        self._title, self._total, self._done = title, total, 0
+    def __init__(self, title: str, total: int, done: int, progress: Progress | None) -> None:
+        self._title, self._total, self._done, self._before = title, total, done, done
         self._progress = progress
-        self._task = progress.add_task(title, total=total, note="") if progress else None
+        self._task = None
+        if progress is not None:
+            self._task = progress.add_task(title, total=total, completed=done, note="")
         self._start = self._last_line = time.monotonic()
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
@@ -40,16 +42,23 @@ class Bar:
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES and distributed.rank() == 0:
             self._last_line = now
-            left = (now - self._start) / self._done * (self._total - self._done)
+            rate = (now - self._start) / max(self._done - self._before, 1)
+            left = rate * (self._total - self._done)
             text = f"{self._title}: {self._done}/{self._total}, {left:.0f} s left"
             say(f"{text}, {note}" if note else text)
 
 
 @contextmanager
-def bar(title: str, total: int) -> Iterator[Bar]:
-    """Show progress towards `total` steps while the block runs."""
+def bar(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
+    """Show progress towards `total` steps while the block runs.
+
+    Args:
+        title: What is being done.
+        total: Steps in all.
+        done: Steps that an interrupted attempt has done; they do not count as fast ones.
+    """
     if not sys.stdout.isatty() or distributed.rank() > 0:
-        yield Bar(title, total, None)
+        yield Bar(title, total, done, None)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -60,7 +69,7 @@ def bar(title: str, total: int) -> Iterator[Bar]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(soft_wrap=True)) as progress:
-        yield Bar(title, total, progress)
+        yield Bar(title, total, done, progress)
 
 
 def say(text: str) -> None:

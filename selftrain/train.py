@@ -358,8 +358,7 @@ def train(
         pin_memory=training.device.type == "cuda",
     )
     done = sum(epoch.steps for epoch in training.epochs[: training.next_epoch])
-    with progress.bar(title, training.total_steps) as bar:
-        bar.advance(done)
+    with progress.bar(title, training.total_steps, done=done) as bar:
         for epoch in training.epochs[training.next_epoch :]:
             batches.batches = rank_batches(
                 training.crops(epoch),
@@ -368,16 +367,15 @@ def train(
                 world_size=distributed.world_size(),
             )
             row = {"epoch": float(epoch.number), **training.train_epoch(epoch, loader, bar)}
-            is_last = epoch.number + 1 == config.epochs
-            if is_last or (epoch.number + 1) % config.eval_every == 0:
-                matrix = training.measure_dev()
-                row["dev/mIoU"], row["dev/accuracy"] = matrix.miou(), matrix.accuracy()
+            is_last = epoch.number + 1 == config.epochs  # measured when all is done
+            if not is_last and (epoch.number + 1) % config.eval_every == 0:
+                row |= _dev_metrics(training.measure_dev())
             training.history.append(row)
             training.next_epoch = epoch.number + 1
             _log(run, row)
             if distributed.rank() == 0:
                 checkpoint.save_checkpoint(folder, training.state())
-    matrix = training.measure_dev()  # by all ranks; of a resumed training there is none yet
+    matrix = training.measure_dev()  # by all ranks
     if distributed.rank() == 0:
         _finish(training, matrix, folder, run)
     distributed.barrier()
@@ -386,16 +384,19 @@ def train(
 def _finish(training: Training, matrix: ConfusionMatrix, folder: Path, run: tracking.Run) -> None:
     """Write and log the product."""
     names = training.data.classes.names
-    run.log_metrics(
-        {f"dev/IoU/{name}": iou for name, iou in zip(names, matrix.iou(), strict=True)},
-        step=training.config.epochs - 1,
-    )
+    per_class = {f"dev/IoU/{name}": iou for name, iou in zip(names, matrix.iou(), strict=True)}
+    training.history[-1] |= _dev_metrics(matrix)
+    run.log_metrics(_dev_metrics(matrix) | per_class, step=training.config.epochs - 1)
     run.log_figure(confusion_figure(matrix.matrix, names), "dev_confusion.png")
     table = pd.DataFrame(training.history).to_csv(index=False)
     run.log_text(table, "history.csv")
     write_atomically(folder / "history.csv", table.encode())
     checkpoint.save_network(folder, training.result(), training.card())
     run.log_model(folder)
+
+
+def _dev_metrics(matrix: ConfusionMatrix) -> dict[str, float]:
+    return {"dev/mIoU": matrix.miou(), "dev/accuracy": matrix.accuracy()}
 
 
 def _log(run: tracking.Run, row: Mapping[str, float]) -> None:

@@ -20,6 +20,8 @@ _RECIPE: dict[str, Scalar] = {
     "network.name": "fast_scnn",
     "network.backbone_weights": "none",
     "crop.size": 32,
+    "optim.name": "sgd",
+    "optim.lr": 0.05,
     "optim.batch_size": 4,
 }
 TINY: dict[str, Scalar] = {

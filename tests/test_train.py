@@ -69,14 +69,15 @@ def history(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "history.csv").drop(columns="train/images_per_second")
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize(("ema", "optimizer"), [(0.0, "sgd"), (0.9, "sgd"), (0.0, "adamw")])
 def test_an_interrupted_training_ends_like_an_uninterrupted_one(
-    ema: float, tiny: Config, data: TrainingData, tmp_path: Path
+    ema: float, optimizer: str, tiny: Config, data: TrainingData, tmp_path: Path
 ) -> None:
     values: dict[str, Scalar] = {
         "epochs": 3,
         "eval_every": 2,
         "optim.ema": ema,
+        "optim.name": optimizer,
         "crop.schedule": "coarse2fine",
         "crop.size": 48,
     }

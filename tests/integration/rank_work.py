@@ -45,11 +45,11 @@ MACHINE = MachineConfig(device="cpu", workers=0)
 
 
 def draw_samples(folder: Path, *, images: int) -> list[Sample]:
-    """Write noise with labels, some of them ignored, and list it."""
+    """Write coloured squares with random labels, some of them ignored, and list them."""
     samples = []
     for number in range(images):
         rng = np.random.default_rng(number)
-        image = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        image = rng.integers(0, 256, (3, 4, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
         label = rng.integers(0, 3, (48, 64), dtype=np.uint8)
         label[:, : number * 10] = 255  # ranks get different numbers of labelled pixels
         write_atomically(folder / f"{number}.png", encode_png(image))
@@ -64,8 +64,8 @@ def work(folder: Path) -> dict[str, Any]:
     samples = draw_samples(folder, images=5)
     data = TrainingData(CLASSES, samples, {}, [], {}, samples, 1.0)
     return {
-        "untrained": score(Training(CONFIG, data, MACHINE)),
-        "disagreeing": score(with_statistics_of_this_rank(Training(CONFIG, data, MACHINE))),
+        "untrained": score(lively(Training(CONFIG, data, MACHINE))),
+        "disagreeing": score(with_statistics_of_this_rank(lively(Training(CONFIG, data, MACHINE)))),
         "refusal": refusal(data),
         **train_one_epoch(Training(CONFIG, data, MACHINE)),
     }
@@ -76,11 +76,20 @@ def score(training: Training) -> Tensor:
     return torch.from_numpy(training.measure_dev().matrix)
 
 
+def lively(training: Training) -> Training:
+    """Let an untrained network call some pixels this and some that."""
+    torch.manual_seed(0)
+    for parameter in training.network.parameters():
+        if parameter.ndim > 1:
+            nn.init.kaiming_normal_(parameter)
+    return training
+
+
 def with_statistics_of_this_rank(training: Training) -> Training:
     """Let the batch statistics differ from rank to rank, as a step on the CPU leaves them."""
     for buffer in training.network.buffers():
         if buffer.is_floating_point():
-            buffer.add_(0.5 * distributed.rank())
+            buffer.add_(torch.rand_like(buffer) * distributed.rank())
     return training
 
 
