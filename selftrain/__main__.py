@@ -47,7 +47,7 @@ def _evaluate(pipeline: Pipeline, run: tracking.Run) -> None:
 def _predict(pipeline: Pipeline, run: tracking.Run) -> None:
     """Write masks, colours and overlays for a folder of pictures."""
     config = pipeline.config
-    samples = list_pictures(config.predict.images)
+    samples = list_pictures(config.predict.images, leave_out=config.predict.output)
     with tempfile.TemporaryDirectory() as temporary:
         folder = _find_model(config.predict.model, Path(temporary))
         predict(config.predict, samples, folder, config.machine)

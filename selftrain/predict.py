@@ -18,8 +18,12 @@ from selftrain.pictures import colorize, encode_png, overlay
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def list_pictures(folder: Path) -> list[Sample]:
+def list_pictures(folder: Path, *, leave_out: Path | None = None) -> list[Sample]:
     """List the pictures of a folder and its subfolders, by name.
+
+    Args:
+        folder: Where to look.
+        leave_out: A folder inside it that is passed over: the masks of an earlier call.
 
     Raises:
         InputError: there is no such folder, or no picture in it, or two share a name.
@@ -27,7 +31,10 @@ def list_pictures(folder: Path) -> list[Sample]:
     if not folder.is_dir():
         raise InputError(f"predict.images = {folder} is no folder: name one with pictures.")
     pictures = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    files = sorted(path for path in pictures if path.is_file())
+    passed = leave_out.resolve() if leave_out else None
+    files = sorted(
+        path for path in pictures if path.is_file() and passed not in path.resolve().parents
+    )
     if not files:
         raise InputError(f"{folder} holds no picture ({', '.join(SUFFIXES)}).")
     names: dict[str, Path] = {}

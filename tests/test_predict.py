@@ -109,3 +109,10 @@ def test_an_output_that_is_a_file_is_named(folder: Path, model: Path, tmp_path: 
     (tmp_path / "out").touch()
     with pytest.raises(InputError, match=r"out/.* cannot be written"):
         run(folder, model, tmp_path / "out")
+
+
+def test_the_masks_of_an_earlier_call_are_no_pictures(folder: Path, model: Path) -> None:
+    masks = folder / "predictions"
+    run(folder, model, masks)
+    again = list_pictures(folder, leave_out=masks)
+    assert {sample.name for sample in again} == {str(Path(n).with_suffix("")) for n in PICTURES}

@@ -300,5 +300,5 @@ def paint_backdrop(scene: Scene) -> None:
             )
         else:
             high = between(rng, 5.0, 14.0)
-            scenery.crown(canvas, rng, x + wide / 2, 3.0, z, wide * 0.7, high, green, 0)
+            scenery.foliage(canvas, rng, [(x + wide / 2, 3.0)], z, (wide * 0.7, high), green, 0)
         x += wide * 0.8

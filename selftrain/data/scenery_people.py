@@ -6,6 +6,7 @@ carries it. A bicycle is seen through, a motorcycle is not.
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -26,11 +27,6 @@ from selftrain.data.scenery_traffic import RUBBER, STEEL, WHEEL_CORNERS, Pose, R
 SKINS: tuple[Color, ...] = ((224, 178, 148), (196, 146, 112), (140, 96, 70), (96, 64, 48))
 
 
-def _upright(x: float, z: float, points: Sequence[tuple[float, float]]) -> Floats:
-    """Stand a figure (N, 2) = (right, up) at (x, z), turned to the camera; returns (N, 3)."""
-    return np.array([(x + right, up, z) for right, up in points])
-
-
 def _head(
     canvas: Canvas,
     rng: Rng,
@@ -41,10 +37,8 @@ def _head(
     size: float,
     helmet: Color | None,
 ) -> None:
-    ring = disc(10)
-    face = np.column_stack(
-        [x + ring[:, 0] * 0.1 * size, y + ring[:, 1] * 0.135 * size, np.full(10, z)]
-    )
+    face = np.full((10, 3), z)
+    face[:, :2] = disc(10) * (0.1, 0.135) * size + (x, y)
     canvas.paint(face, pick(rng, SKINS), label)
     hair = face[:6].copy()
     hair[:, 1] += 0.03 * size
@@ -67,8 +61,8 @@ def person(canvas: Canvas, rng: Rng, x: float, z: float) -> None:
     wide = between(rng, 0.85, 1.2)
 
     def paint(points: Sequence[tuple[float, float]], color: Color) -> None:
-        scaled = [(a * wide, b * tall) for a, b in points]
-        canvas.paint(_upright(x, z, scaled), color, Label.PERSON)
+        world = np.array([(x + right * wide, up * tall, z) for right, up in points])
+        canvas.paint(world, color, Label.PERSON)
 
     for foot, sign in ((stride, -1.0), (-stride, 1.0)):
         at = foot + sign * 0.09
@@ -122,13 +116,35 @@ def _frame(pose: Pose, points: Sequence[tuple[float, float]]) -> Floats:
     return pose.place(np.array([(ahead, 0.0, up) for ahead, up in points]))
 
 
+_BICYCLE_BARS = np.array(
+    [
+        [[-0.53, 0.0, 0.34], [-0.1, 0.0, 0.36]],
+        [[-0.1, 0.0, 0.36], [-0.22, 0.0, 0.86]],
+        [[-0.2, 0.0, 0.75], [0.36, 0.0, 0.78]],
+        [[-0.1, 0.0, 0.36], [0.36, 0.0, 0.75]],
+        [[0.53, 0.0, 0.34], [0.34, 0.0, 0.98]],
+        [[-0.53, 0.0, 0.34], [-0.2, 0.0, 0.75]],
+        [[-0.34, 0.0, 0.9], [-0.1, 0.0, 0.9]],
+        [[0.34, -0.26, 1.0], [0.34, 0.26, 1.0]],
+    ]
+)
+"""Tubes of the frame, then the saddle and the handlebar: the ends (ahead, right, up)."""
+
+
+@cache
+def _bicycle_wheels() -> Floats:
+    """Return the outer and the inner edge of the rear and the front tyre (2, 2, 16, 3)."""
+    wheels = np.zeros((2, 2, 16, 3))
+    for wheel, axle in zip(wheels, (-0.53, 0.53), strict=True):
+        for edge, radius in zip(wheel, (0.34, 0.27), strict=True):
+            edge[:, ::2] = radius * disc(16) + (axle, 0.34)
+    return wheels
+
+
 def bicycle(canvas: Canvas, rng: Rng, pose: Pose, *, ridden: bool) -> None:
     """Paint a bicycle, about 1.75 m long: two large thin wheels seen through, a frame of tubes."""
     color = hsv(rng.random(), between(rng, 0.1, 0.9), between(rng, 0.2, 0.9))
-    ring = disc(16)
-    for axle in (-0.53, 0.53):
-        outer = _frame(pose, [(axle + 0.34 * a, 0.34 + 0.34 * b) for a, b in ring.tolist()])
-        inner = _frame(pose, [(axle + 0.27 * a, 0.34 + 0.27 * b) for a, b in ring.tolist()])
+    for outer, inner in pose.place(_bicycle_wheels()):
         # A tyre keeps its 5 cm where the wheel is seen edge-on.
         edge = np.concatenate([outer, outer])
         edge[:16, 0] -= 0.03
@@ -137,18 +153,10 @@ def bicycle(canvas: Canvas, rng: Rng, pose: Pose, *, ridden: bool) -> None:
         # One polygon out along the tyre and back along its inner edge leaves the spokes open.
         rim = np.concatenate([outer, outer[:1], inner[:1], inner[::-1]])
         canvas.record(rim, canvas.light.on(RUBBER, TOWARDS, pose.z), None)
-    tubes = [
-        ((-0.53, 0.34), (-0.1, 0.36)),
-        ((-0.1, 0.36), (-0.22, 0.86)),
-        ((-0.2, 0.75), (0.36, 0.78)),
-        ((-0.1, 0.36), (0.36, 0.75)),
-        ((0.53, 0.34), (0.34, 0.98)),
-        ((-0.53, 0.34), (-0.2, 0.75)),
-    ]
+    *tubes, saddle, bar = pose.place(_BICYCLE_BARS)
     for tube in tubes:
-        canvas.line(_frame(pose, tube), 0.05, color, Label.BICYCLE)
-    canvas.line(_frame(pose, [(-0.34, 0.9), (-0.1, 0.9)]), 0.09, RUBBER, Label.BICYCLE)
-    bar = pose.place(np.array([[0.34, -0.26, 1.0], [0.34, 0.26, 1.0]]))
+        canvas.line(tube, 0.05, color, Label.BICYCLE)
+    canvas.line(saddle, 0.09, RUBBER, Label.BICYCLE)
     canvas.line(bar, 0.05, RUBBER, Label.BICYCLE)
     if ridden:
         _rider(canvas, rng, pose, saddle=0.92, pedal=(0.0, 0.2), grip=(0.34, 1.02), helmet=0.5)

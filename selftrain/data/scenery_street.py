@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from selftrain.data.scenery_canvas import UP, Canvas, Color, Label, between, dim, hsv, pick
+from selftrain.data.scenery_canvas import UP, Canvas, Color, Label, Point, between, dim, hsv, pick
 
 Rng = np.random.Generator
 LANE = 3.2  # metres
@@ -69,7 +69,8 @@ class Scene:
     """Distance of a crossing street's near edge, metres."""
     crossing_width: float
     things: list[tuple[int, float, float, Callable[[], None]]] = field(default_factory=list)
-    shadows: list[NDArray[np.float64]] = field(default_factory=list)
+    shadows: list[list[Point]] = field(default_factory=list)
+    """Of each shadow, the points whose hull it is."""
     taken: list[tuple[float, float, float]] = field(default_factory=list)
     """Lane centre and the stretch (near, far) that a vehicle occupies."""
 
@@ -93,16 +94,13 @@ class Scene:
     def shade(self, x: float, z: float, wide: float, long: float, height: float) -> None:
         """Queue the shadow of a block `wide` by `long` metres around (x, z)."""
         light = self.canvas.light
-        corners = np.array(
-            [[x + a * wide / 2, 0.0, max(z + b * long / 2, 1.0)] for a in (-1, 1) for b in (-1, 1)]
-        )
+        near, far = max(z - long / 2, 1.0), max(z + long / 2, 1.0)
+        corners = [(at, 0.0, ahead) for at in (x - wide / 2, x + wide / 2) for ahead in (near, far)]
         if max(light.sun) > 0.4:
             # A low sun would cast shadows across the whole picture.
             reach = min(height / max(light.direction[1], 0.2), 14.0)
-            cast = corners.copy()
-            cast[:, 0] -= light.direction[0] * reach
-            cast[:, 2] = np.maximum(cast[:, 2] - light.direction[2] * reach, 1.0)
-            corners = np.concatenate([corners, cast])
+            across, along = light.direction[0] * reach, light.direction[2] * reach
+            corners += [(at - across, 0.0, max(ahead - along, 1.0)) for at, _, ahead in corners]
         self.shadows.append(corners)
 
     def free(self, lane: float, near: float, far: float) -> bool:
@@ -113,29 +111,34 @@ class Scene:
         return True
 
 
+_WHOLE_STREET = np.geomspace(0.8, 400.0, 14)
+
+
 def _ground(
     canvas: Canvas,
     left: float,
     right: float,
     color: Color,
     label: int,
-    near: float = 0.8,
-    far: float = 400.0,
+    ahead: NDArray[np.float64] = _WHOLE_STREET,
 ) -> None:
-    """Paint a strip of ground that follows the street between two x."""
-    z = np.geomspace(near, far, 14)
-    edge = np.zeros((28, 3))
-    edge[:, 0] = np.repeat((left, right), 14)
-    edge[:, 2] = np.concatenate([z, z[::-1]])
+    """Paint a strip of ground that follows the street between two x, through the z `ahead`."""
+    count = len(ahead)
+    edge = np.zeros((2 * count, 3))
+    edge[:count, 0], edge[count:, 0] = left, right
+    edge[:count, 2], edge[count:, 2] = ahead, ahead[::-1]
     canvas.record(edge, canvas.light.on(color, UP, 0.0), label)
+
+
+_CORNERS = np.array([0, 2, 1, 2, 1, 3, 0, 3])
+"""Columns of (left, right, near, far) that make the (x, z) of a rectangle's corners."""
 
 
 def _flat(rectangles: list[tuple[float, float, float, float]]) -> NDArray[np.float64]:
     """Lay rectangles (left, right, near, far) on the ground; returns (M, 4, 3)."""
     flat = np.array(rectangles, np.float64).reshape(-1, 4)
     world = np.zeros((len(flat), 4, 3))
-    world[:, :, 0] = flat[:, [0, 1, 1, 0]]
-    world[:, :, 2] = flat[:, [2, 2, 3, 3]]
+    world[:, :, ::2] = flat.take(_CORNERS, axis=1).reshape(-1, 4, 2)
     return world
 
 
@@ -226,8 +229,9 @@ def pave(scene: Scene) -> None:
         rows = np.arange(2.0, 24.0, slab).tolist()
         joints = [(s * side.kerb, s * side.walk, z, z + 0.05) for z in rows]
         mark(canvas, joints, dim(paving, 0.78))
-        for x in np.arange(side.kerb + slab, side.walk, slab).tolist():
-            mark(canvas, stretch(s * x, 0.05, 2.0, 30.0, 7.0, 0.0), dim(paving, 0.78))
+        columns = np.arange(side.kerb + slab, side.walk, slab).tolist()
+        joints = [strip for x in columns for strip in stretch(s * x, 0.05, 2.0, 30.0, 7.0, 0.0)]
+        mark(canvas, joints, dim(paving, 0.78))
         if side.verge:
             _ground(
                 canvas,
@@ -264,7 +268,7 @@ def _pave_crossing(scene: Scene, near: float, asphalt: Color, line: Color) -> No
     canvas, (left, right) = scene.canvas, scene.sides
     far = near + scene.crossing_width
     corner = dim(asphalt, 1.0)
-    _ground(canvas, -90, 90, corner, Label.ROAD, near, far)
+    _ground(canvas, -90, 90, corner, Label.ROAD, np.geomspace(near, far, 14))
     mark(
         canvas,
         [

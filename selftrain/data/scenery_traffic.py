@@ -7,8 +7,10 @@ share their colours, as do people and riders.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from selftrain.data.scenery_canvas import (
     Canvas,
@@ -30,7 +32,7 @@ WHEEL_CORNERS = 14
 DETAILED = 26.0  # metres; farther away the parts of a car are smaller than a pixel
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pose:
     """Where a thing stands on the ground and which way it faces."""
 
@@ -41,11 +43,22 @@ class Pose:
 
     def place(self, points: Floats) -> Floats:
         """Move local points (..., 3) = (ahead, to its right, up), in metres, into the world."""
-        sine, cosine = math.sin(self.heading), math.cos(self.heading)
-        axes = np.array([[sine, 0.0, cosine], [cosine, 0.0, -sine], [0.0, 1.0, 0.0]])
+        axes, origin = self._frame
         world: Floats = points.reshape(-1, 3) @ axes
-        world += np.array([self.x, 0.0, self.z])
+        world += origin
         return world.reshape(points.shape)
+
+    @cached_property
+    def _way(self) -> tuple[float, float]:
+        """Sine and cosine of the heading."""
+        return math.sin(self.heading), math.cos(self.heading)
+
+    @cached_property
+    def _frame(self) -> tuple[Floats, Floats]:
+        """The local axes (3, 3), a row each, and the origin, in the world."""
+        sine, cosine = self._way
+        axes = np.array([[sine, 0.0, cosine], [cosine, 0.0, -sine], [0.0, 1.0, 0.0]])
+        return axes, np.array([self.x, 0.0, self.z])
 
     def at(self, ahead: float, right: float, up: float) -> Color:
         """Move one local point into the world."""
@@ -54,7 +67,7 @@ class Pose:
 
     def turn(self, ahead: float, right: float, up: float) -> Color:
         """Turn a local direction into the world."""
-        sine, cosine = math.sin(self.heading), math.cos(self.heading)
+        sine, cosine = self._way
         return ahead * sine + right * cosine, up, ahead * cosine - right * sine
 
 
@@ -95,14 +108,14 @@ def solid(
     local = np.array([[(a, -h, y) for a, y, h in profile], [(a, h, y) for a, y, h in profile]])
     corners = pose.place(local)
     light = canvas.light
-    distance = max(float(corners[:, :, 2].mean()), 0.0)
     count = len(profile)
-    points = (corners[0, 0].tolist(), corners[1, 0].tolist())
-    bases = corners[0].tolist()
-    for right in (0, 1):
+    distance = max(float(corners[:, :, 2].sum()) / (2 * count), 0.0)
+    bases, others = corners.tolist()
+    for right, base in enumerate((bases[0], others[0])):
         normal = pose.turn(0.0, 1.0 if right else -1.0, 0.0)
-        if _sees(canvas, points[right], normal):
+        if _sees(canvas, base, normal):
             canvas.record(corners[right], light.on(side, normal, distance), None)
+    faces = corners.reshape(-1, 3).take(_faces(count), axis=0)
     for i, color in enumerate(colors):
         if color is None:
             continue
@@ -111,9 +124,16 @@ def solid(
         length = math.hypot(ahead, up) or 1.0
         normal = pose.turn(ahead / length, 0.0, up / length)
         if _sees(canvas, bases[i], normal):
-            face = corners[(0, 0, 1, 1), (i, j, j, i)]
-            canvas.record(face, light.on(color, normal, distance), None)
+            canvas.record(faces[i], light.on(color, normal, distance), None)
     return corners
+
+
+@cache
+def _faces(count: int) -> NDArray[np.intp]:
+    """Return which corners of a solid bound the face over each edge of its profile (count, 4)."""
+    i = np.arange(count)
+    j = (i + 1) % count
+    return np.stack([i, j, count + j, count + i], axis=1)
 
 
 def _box(rear: float, front: float, low: float, high: float, half: float) -> Profile:
@@ -153,13 +173,14 @@ def _wheels(
     if side == 0.0:
         return
     ring = disc(WHEEL_CORNERS)
-    for axle in axles:
-        local = np.stack(
-            [axle + ring[:, 0] * radius, np.full(len(ring), side), radius * (1 + ring[:, 1])], 1
-        )
-        tyre = pose.place(local)
+    local = np.full((len(axles), WHEEL_CORNERS, 3), side)
+    local[:, :, 0] = np.add.outer(axles, ring[:, 0] * radius)
+    local[:, :, 2] = radius * (1 + ring[:, 1])
+    tyres = pose.place(local)
+    centers = tyres.mean(axis=1, keepdims=True)
+    hubs = centers + (tyres - centers) * 0.55
+    for tyre, hub in zip(tyres, hubs, strict=True):
         canvas.paint(tyre, RUBBER, label)
-        hub = tyre.mean(axis=0) + (tyre - tyre.mean(axis=0)) * 0.55
         canvas.decorate(hub[None], STEEL)
 
 
