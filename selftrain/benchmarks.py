@@ -48,9 +48,10 @@ def _scenes() -> dict[str, Scalar]:
                 "eval_every": 20,
             }
         ),
-        "teacher.epochs": 120,
-        "student.epochs": 80,
+        "teacher.epochs": 100,
+        "student.epochs": 44,
         "student.data.pseudo_ratio": 3.0,
+        "student.data.threshold": 0.7,
     }
 
 
@@ -67,6 +68,10 @@ def _camvid() -> dict[str, Scalar]:
                 "network.backbone_weights": _camvid_start(),
                 "epochs": 120,
                 "crop.size": 320,
+                "augment.scale_min": 0.75,
+                "optim.name": "adamw",
+                "optim.lr": 0.001,
+                "optim.weight_decay": 0.01,
                 "optim.batch_size": 8,
                 "eval_every": 20,
             }

@@ -157,21 +157,20 @@ class Training:
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         optim, parameters = self.config.optim, self.network.parameters()
-        fused = True if self.device.type == "cuda" else None
         if optim.name == "adamw":
             return torch.optim.AdamW(
                 parameters,
                 lr=optim.lr,
                 betas=(optim.momentum, 0.999),
                 weight_decay=optim.weight_decay,
-                fused=fused,
+                fused=True,  # one pass over all weights; on the CPU too
             )
         return torch.optim.SGD(
             parameters,
             lr=optim.lr,
             momentum=optim.momentum,
             weight_decay=optim.weight_decay,
-            fused=fused,
+            fused=True,  # one pass over all weights; on the CPU too
         )
 
     def _make_average(self) -> AveragedModel | None:
