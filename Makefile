@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 demo: setup
-	$(BIN)/mlflow run . -e main --env-manager local
+	$(BIN)/mlflow run . -e main --env-manager local --experiment-name selftrain
 
 test: setup
 	$(BIN)/pytest

@@ -3,14 +3,19 @@
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from pandas import DataFrame
 
 from selftrain import comparison, distributed, progress, tracking
 from selftrain.checkpoint import CARD, NETWORK
 from selftrain.command_line import parse
+from selftrain.config import Config, flatten
+from selftrain.data.sample import digest_samples
 from selftrain.errors import InputError
 from selftrain.evaluate import METRICS
+from selftrain.machine import describe
 from selftrain.pipeline import Pipeline
 from selftrain.predict import list_pictures, predict
 from selftrain.stage import Product
@@ -40,14 +45,23 @@ def _student(pipeline: Pipeline, run: tracking.Run) -> None:
 
 def _evaluate(pipeline: Pipeline, run: tracking.Run) -> None:
     """Measure a model on the evaluation splits."""
-    model = pipeline.model_to_evaluate()
-    _finish(pipeline.evaluate(model, "model"), run)
+    product = pipeline.evaluate(pipeline.model_to_evaluate(), "model")
+    _finish(product, run)
+    if distributed.rank() == 0:
+        metrics = _read_metrics(product)
+        comparison.show(_table(pipeline, {"model": metrics}), "IoU in percent")
+        run.log_metrics(metrics)
 
 
 def _predict(pipeline: Pipeline, run: tracking.Run) -> None:
     """Write masks, colours and overlays for a folder of pictures."""
     config = pipeline.config
+    run.log_params({f"predict.{knob}": value for knob, value in flatten(config.predict).items()})
+    run.set_tags(describe(config.machine))
     samples = list_pictures(config.predict.images, leave_out=config.predict.output)
+    names = [sample.name for sample in samples]
+    digest = digest_samples(samples, labels=False)
+    run.log_dataset(names, name="pictures", digest=digest, context="predict")
     with tempfile.TemporaryDirectory() as temporary:
         folder = _find_model(config.predict.model, Path(temporary))
         predict(config.predict, samples, folder, config.machine)
@@ -79,23 +93,19 @@ def _main(pipeline: Pipeline, run: tracking.Run) -> None:
     evaluations = {name: pipeline.evaluate(model, name) for name, model in models.items()}
     if distributed.rank() > 0:
         return
-    measured = {
-        name: json.loads((product.folder / METRICS).read_bytes())
-        for name, product in evaluations.items()
-    }
-    splits = pipeline.data.splits
-    table = comparison.compare(measured, list(splits.evaluation), splits.classes.names)
+    measured = {name: _read_metrics(product) for name, product in evaluations.items()}
+    table = _table(pipeline, measured)
     comparison.show(table, f"{pipeline.config.benchmark}: IoU in percent")
-    keys = [
-        f"{name}: train key {model.key}, run {model.run_id}; "
-        f"evaluate key {evaluations[name].key}, run {evaluations[name].run_id}"
-        for name, model in models.items()
-    ]
-    for line in keys:
+    made = {f"train {name}": product for name, product in models.items()}
+    if pipeline.config.student.data.pseudo_ratio > 0:
+        made["pseudo labels"] = pipeline.pseudo_labels
+    made |= {f"evaluate {name}": product for name, product in evaluations.items()}
+    notes = [_conditions(pipeline.config)]
+    notes += [f"{what}: key {product.key}, run {product.run_id}" for what, product in made.items()]
+    for line in notes:
         progress.say(line)
-    written = comparison.write(
-        table, keys, pipeline.config.machine.outputs / "main" / pipeline.config.benchmark
-    )
+    name = f"main-{pipeline.config.benchmark}-{models['student'].key[:6]}"
+    written = comparison.write(table, notes, pipeline.config.machine.outputs / name)
     progress.say(f"table: {written}")
     run.log_files(written.parent, "comparison")
     for name, product in models.items():
@@ -107,6 +117,29 @@ def _main(pipeline: Pipeline, run: tracking.Run) -> None:
                 if key.endswith("mIoU")
             }
         )
+
+
+def _read_metrics(product: Product) -> dict[str, float]:
+    metrics: dict[str, float] = json.loads((product.folder / METRICS).read_bytes())
+    return metrics
+
+
+def _table(pipeline: Pipeline, measured: Mapping[str, Mapping[str, float]]) -> DataFrame:
+    splits = pipeline.data.splits
+    return comparison.compare(measured, list(splits.evaluation), splits.classes.names)
+
+
+def _conditions(config: Config) -> str:
+    """Say how the numbers of a table were made."""
+    inference, hardware = config.evaluate.inference, describe(config.machine)
+    return (
+        f"{config.data.dataset}, {config.data.labelled_fraction:g} labelled, frames scaled by "
+        f"{config.data.scale:g}; whole images, scales {inference.scales}, flip "
+        f"{str(inference.flip).lower()}; last epoch; one seed each (teacher "
+        f"{config.teacher.seed}, student and control {config.student.seed}): the spread over "
+        f"seeds is not measured; {hardware['selftrain.hardware']}, torch "
+        f"{hardware['selftrain.torch']}"
+    )
 
 
 def _finish(product: Product, run: tracking.Run) -> None:

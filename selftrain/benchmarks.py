@@ -4,6 +4,7 @@ A benchmark is a set of values for knobs of `config.py`, whose defaults are the 
 of a study are scale-free (ratios, fractions), so one study runs on every benchmark.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,9 +21,15 @@ def _both(values: Values) -> dict[str, Scalar]:
     }
 
 
+def _shared(path: str) -> Path:
+    """Return a path below the folder `shared` beside the checkout, as seen from where we are."""
+    checkout = Path(__file__).resolve().parents[1]
+    return Path(os.path.relpath(checkout.parent / "shared" / path))
+
+
 def _camvid_start() -> str:
     """Return the start for MobileNetV2: the file beside the checkout, else torchvision's."""
-    path = Path("../shared/weights/mobilenet_v2_imagenet.pth")
+    path = _shared("weights/mobilenet_v2_imagenet.pth")
     return str(path) if path.exists() else "IMAGENET1K_V1"
 
 
@@ -59,7 +66,7 @@ def _camvid() -> dict[str, Scalar]:
     return {
         "data.dataset": "camvid",
         "data.tile": 180,
-        "machine.data_root": "../shared/data/camvid",
+        "machine.data_root": _shared("data/camvid"),
         **_both(
             {
                 "network.backbone": "mobilenet_v2",

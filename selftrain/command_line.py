@@ -116,7 +116,12 @@ def _value(path: str, text: str, wanted: Any) -> Scalar:
     if wanted in (str, Path):
         return wanted(text)  # type: ignore[no-any-return]
     try:
-        return wanted(text)  # type: ignore[no-any-return]
-    except ValueError as error:
-        kind = {int: "a whole number", float: "a number"}[wanted]
+        return int(text) if wanted is int else _number(text)
+    except (ValueError, ZeroDivisionError) as error:
+        kind = "a whole number" if wanted is int else "a number such as 0.125 or 1/8"
         raise InputError(f"{path} = {text!r} is not {kind}.") from error
+
+
+def _number(text: str) -> float:
+    numerator, is_fraction, denominator = text.partition("/")
+    return float(numerator) / float(denominator) if is_fraction else float(text)

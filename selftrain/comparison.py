@@ -21,15 +21,16 @@ def compare(
         classes: Names of the classes.
 
     Returns:
-        A row a metric, a column a model, in percent; and the column `student - control`, the
-        gain at equal iterations. A class that does not occur is NaN.
+        A row a metric, a column a model, in percent; and, where both are there, the column
+        `student - control`, the gain at equal iterations. A class that does not occur is NaN.
     """
     wanted = {f"{split} mIoU": f"{split}/mIoU" for split in splits}
     wanted |= {f"{splits[0]} IoU {name}": f"{splits[0]}/IoU/{name}" for name in classes}
     table = pd.DataFrame({"metric": list(wanted)})
     for model, found in metrics.items():
         table[model] = [100 * found.get(key, float("nan")) for key in wanted.values()]
-    table["student - control"] = table["student"] - table["control"]
+    if {"student", "control"} <= set(metrics):
+        table["student - control"] = table["student"] - table["control"]
     return table
 
 
@@ -50,10 +51,16 @@ def show(table: pd.DataFrame, title: str) -> None:
     Console().print(shown)
 
 
-def write(table: pd.DataFrame, keys: Sequence[str], folder: Path) -> Path:
-    """Write the table as CSV and Markdown, with the keys of its runs; return the Markdown file."""
+def write(table: pd.DataFrame, notes: Sequence[str], folder: Path) -> Path:
+    """Write the table as CSV and Markdown; return the Markdown file.
+
+    Args:
+        table: From `compare`.
+        notes: How the numbers were made and the keys of their runs, a line each.
+        folder: Where `comparison.csv` and `comparison.md` go.
+    """
     write_atomically(folder / "comparison.csv", table.to_csv(index=False).encode())
-    lines = [to_markdown(table), "", *(f"- {line}" for line in keys), ""]
+    lines = [to_markdown(table), "", *(f"- {line}" for line in notes), ""]
     path = folder / "comparison.md"
     write_atomically(path, "\n".join(lines).encode())
     return path

@@ -45,14 +45,15 @@ class ScenesConfig:
     test: int = 128
     """Images of the test split, which `evaluate` reads."""
     width: int = 256
-    """Width in pixels; the height is half of it."""
+    """Width in pixels, an even number from 64 to 2048; the height is half of it."""
     seed: int = 0
     """Decides every scene; another seed is another city."""
 
     def __post_init__(self) -> None:
         for name in ("images", "dev", "test"):
             _require_positive(name, getattr(self, name))
-        _require(self.width >= 64, "width", self.width, "64 or more")
+        drawable = 64 <= self.width <= 2048 and self.width % 2 == 0
+        _require(drawable, "width", self.width, "an even number from 64 to 2048")
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
 
 
@@ -73,9 +74,9 @@ class DataConfig:
     def __post_init__(self) -> None:
         _require_positive("scale", self.scale)
         _require(self.tile >= 8, "tile", self.tile, "8 pixels or more")
-        allowed = ", ".join(f"{value:g}" for value in LABELLED_FRACTIONS)
         known = self.labelled_fraction in LABELLED_FRACTIONS
-        _require(known, "labelled_fraction", self.labelled_fraction, f"one of {allowed}")
+        allowed = "1/16, 1/8, 1/4, 1/2 or 1"
+        _require(known, "labelled_fraction", self.labelled_fraction, allowed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,6 +323,11 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
+
+    def __post_init__(self) -> None:
+        ratio = self.teacher.data.pseudo_ratio
+        text = "0, for the teacher is there before its pseudo labels are"
+        _require(ratio == 0, "teacher.data.pseudo_ratio", ratio, text)
 
 
 T = TypeVar("T")

@@ -3,8 +3,9 @@
 The data modules take numbers and folders; this is where the config's values reach them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from selftrain.config import Config, DataConfig
@@ -37,25 +38,30 @@ class OpenData:
         return Reader(self.splits.classes, self.config.scale)
 
     @cached_property
+    def _digest_image(self) -> Callable[[Sample], str]:
+        """`digest_image`, but no image is read for it twice."""
+        return cache(digest_image)
+
+    @cached_property
     def labelled_digest(self) -> str:
         """Digest of the labelled images and their labels."""
-        return digest_samples(self.splits.labelled, labels=True)
+        return digest_samples(self.splits.labelled, labels=True, image=self._digest_image)
 
     @cached_property
     def pool_digest(self) -> str:
         """Digest of the pool's images; no label is opened."""
-        return digest_samples(self.splits.unlabelled, labels=False)
+        return digest_samples(self.splits.unlabelled, labels=False, image=self._digest_image)
 
     @cached_property
     def dev_digest(self) -> str:
         """Digest of dev and its labels."""
-        return digest_samples(self.splits.dev, labels=True)
+        return digest_samples(self.splits.dev, labels=True, image=self._digest_image)
 
     @cached_property
     def evaluation_digests(self) -> dict[str, str]:
         """Digest of each evaluation split and its labels."""
         return {
-            name: digest_samples(samples, labels=True)
+            name: digest_samples(samples, labels=True, image=self._digest_image)
             for name, samples in self.splits.evaluation.items()
         }
 
@@ -65,19 +71,16 @@ class OpenData:
         Images are compared by content: the same picture under another name counts.
         """
         if not self.splits.unlabelled:
-            raise InputError(
-                "There are no unlabelled images: data.labelled_fraction = "
-                f"{self.config.labelled_fraction:g} labels them all; choose a smaller one."
-            )
+            raise InputError(f"There are no unlabelled images: {self._why_no_pool()}.")
         held_out = {
-            digest_image(sample): (name, sample)
+            self._digest_image(sample): (name, sample)
             for name, samples in {"dev": self.splits.dev, **self.splits.evaluation}.items()
             for sample in samples
         }
         shared = [
             (sample, *held_out[digest])
             for sample in self.splits.unlabelled
-            if (digest := digest_image(sample)) in held_out
+            if (digest := self._digest_image(sample)) in held_out
         ]
         if shared:
             mine, split, theirs = shared[0]
@@ -86,6 +89,13 @@ class OpenData:
                 f"{theirs.image} ({len(shared)} such images): take them out of the pool, or the "
                 "student would train on what it is measured on."
             )
+
+    def _why_no_pool(self) -> str:
+        if self.config.labelled_fraction == 1:
+            return "data.labelled_fraction = 1 labels them all; choose a smaller one"
+        if self.config.dataset == "scenes":
+            return f"data.scenes.images = {self.config.scenes.images} is too few; choose more"
+        return "train holds no frames besides the labelled ones and dev; copy the data set again"
 
     def inputs(self) -> dict[str, object]:
         """Return the part of a training's identity that says how frames are read."""

@@ -7,12 +7,17 @@ identity.
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
+from selftrain.errors import InputError
+
 T = TypeVar("T")
+_PATIENCE = timedelta(hours=2)
+"""Ranks wait while the first one writes and logs a product, which may be large."""
 
 
 @contextmanager
@@ -21,7 +26,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     if "RANK" not in os.environ or dist.is_initialized():
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield
     finally:
@@ -70,6 +75,12 @@ def choose_device(name: str) -> torch.device:
     """Return the device for "auto", "cpu" or "cuda"; each local rank has a GPU of its own."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if local_rank >= torch.cuda.device_count():
+        raise InputError(
+            f"machine.device = {name} asks for CUDA device {local_rank}, but this machine has "
+            f"{torch.cuda.device_count()}: set machine.device to cpu or start fewer processes."
+        )
+    device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device

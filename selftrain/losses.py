@@ -3,8 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from selftrain.labels import IGNORE_INDEX
 
-def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = 255) -> Tensor:
+
+def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """Average the cross entropy over the labelled pixels of a batch.
 
     A batch without a labelled pixel has loss 0 and gradient 0, where torch's own mean is NaN

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-IGNORE_INDEX = 255
-"""The label of a pixel that is no class: it is neither learnt nor scored."""
+from selftrain.labels import IGNORE_INDEX
 
 EXACT_IN_FLOAT32 = 2**24
 """OpenCV returns counts as float32, which holds every integer up to this one."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from selftrain import progress, tracking
+from selftrain import distributed, progress, tracking
 from selftrain.checkpoint import load_card, require_same_classes
 from selftrain.config import Config, EpochConfig, Scalar, TrainConfig, flatten
 from selftrain.data.centroids import Centroids, find_centroids
@@ -21,9 +21,9 @@ from selftrain.data.sample import Reader, Sample
 from selftrain.datasets import OpenData, open_data
 from selftrain.errors import InputError
 from selftrain.evaluate import evaluate
-from selftrain.machine import count_workers
+from selftrain.machine import count_workers, describe
 from selftrain.prepare import prepare
-from selftrain.pseudo_label import label_pool
+from selftrain.pseudo_label import label_pool, measure_once
 from selftrain.stage import Make, Product, Stage, open_product, run_stage
 from selftrain.train import TrainingData, train
 
@@ -59,6 +59,9 @@ class Pipeline:
         """The data's summary: counts, class pixels, pictures."""
 
         def make(folder: Path, run: tracking.Run) -> None:
+            _log_labelled(self.data, run)
+            self._log_pool(run)
+            self._log_evaluation(run)
             prepare(self.data.splits, self.data.reader, folder, run)
 
         identity = {
@@ -87,8 +90,7 @@ class Pipeline:
         def make(folder: Path, run: tracking.Run) -> None:
             run.log_params(_params("pseudo_label", config))
             run.set_tags({"selftrain.upstream.teacher": teacher.run_id})
-            names = [sample.name for sample in data.splits.unlabelled]
-            run.log_dataset(names, name="pool", digest=data.pool_digest, context="unlabelled")
+            self._log_pool(run)
             label_pool(
                 config,
                 data.splits,
@@ -104,11 +106,15 @@ class Pipeline:
 
         identity = {
             **data.inputs(),
-            **flatten(dataclasses.replace(config, teacher="none")),
+            # Measuring the labels does not change them: their students stay as they are.
+            **flatten(dataclasses.replace(config, teacher="none", measure=False)),
             "teacher": teacher.key,
             "pool": data.pool_digest,
         }
-        return self._run(PSEUDO_LABEL, identity, make, "pseudo labels")
+        product = self._run(PSEUDO_LABEL, identity, make, "pseudo labels")
+        if config.measure and distributed.rank() == 0:
+            measure_once(product.folder, data.splits, data.reader, tracking.Run(product.run_id))
+        return product
 
     @cached_property
     def student(self) -> Product:
@@ -120,6 +126,17 @@ class Pipeline:
         """The student's equal-iteration control."""
         return self._train(control_config(self.config.student), "control")
 
+    def _log_pool(self, run: tracking.Run) -> None:
+        names = [sample.name for sample in self.data.splits.unlabelled]
+        digest = self.data.pool_digest
+        run.log_dataset(names, name="pool", digest=digest, context="unlabelled")
+
+    def _log_evaluation(self, run: tracking.Run) -> None:
+        for split, samples in self.data.splits.evaluation.items():
+            names = [sample.name for sample in samples]
+            digest = self.data.evaluation_digests[split]
+            run.log_dataset(names, name=split, digest=digest, context="evaluation")
+
     def evaluate(self, model: Product, title: str) -> Product:
         """Measure a trained network on the evaluation splits."""
         data, config = self.data, self.config.evaluate
@@ -127,10 +144,7 @@ class Pipeline:
         def make(folder: Path, run: tracking.Run) -> None:
             run.log_params(_params("evaluate", config))
             run.set_tags({"selftrain.upstream.model": model.run_id})
-            for split, samples in data.splits.evaluation.items():
-                names = [sample.name for sample in samples]
-                digest = data.evaluation_digests[split]
-                run.log_dataset(names, name=split, digest=digest, context="evaluation")
+            self._log_evaluation(run)
             evaluate(
                 config, data.splits, data.reader, model.folder, self.config.machine, folder, run
             )
@@ -149,16 +163,21 @@ class Pipeline:
         return self.student if named == "none" else self._trained_run(named, "evaluate.model")
 
     def _trained_run(self, run_id: str, knob: str) -> Product:
-        """Return the product of a training run; its classes must be the data set's."""
+        """Return the product of a training run that fits the data set's classes and scale."""
         found = tracking.finished(run_id)
         if found.stage != TRAIN.name:
             raise InputError(
                 f"{knob} = {run_id} is a run of the stage {found.stage}, not of train."
             )
-        product = open_product(TRAIN, found.key, run_id, self.config.machine.outputs)
+        product = open_product(TRAIN, found.key, found.run_id, self.config.machine.outputs)
         card = load_card(product.folder)
         classes = self.data.splits.classes.names
         require_same_classes(card.classes, classes, f"{knob} = {run_id}")
+        if card.scale != self.data.config.scale:
+            raise InputError(
+                f"{knob} = {run_id} was trained on frames scaled by {card.scale:g}, but data.scale "
+                f"is {self.data.config.scale:g}: set data.scale to {card.scale:g}."
+            )
         return product
 
     def _train(self, config: TrainConfig, title: str) -> Product:
@@ -166,11 +185,8 @@ class Pipeline:
         pseudo = self.pseudo_labels if config.data.pseudo_ratio > 0 else None
 
         def make(folder: Path, run: tracking.Run) -> None:
-            run.log_params(_params(title, config) | _params("data", data.config))
-            names = [sample.name for sample in data.splits.labelled]
-            run.log_dataset(names, name="real", digest=data.labelled_digest, context="train")
-            names = [sample.name for sample in data.splits.dev]
-            run.log_dataset(names, name="dev", digest=data.dev_digest, context="dev")
+            run.log_params(_params("teacher" if title == "teacher" else "student", config))
+            _log_labelled(data, run)
             if pseudo is not None:
                 run.set_tags({"selftrain.upstream.pseudo_labels": pseudo.run_id})
                 names = [sample.name for sample in data.splits.unlabelled]
@@ -185,7 +201,13 @@ class Pipeline:
             "dev": data.dev_digest,
             "pseudo_labels": pseudo.key if pseudo else None,
         }
-        return self._run(TRAIN, identity, make, title)
+        # The control is a student of other values: its record starts it again as one.
+        record = (
+            dataclasses.replace(self.config, teacher=config)
+            if title == "teacher"
+            else dataclasses.replace(self.config, student=config)
+        )
+        return self._run(TRAIN, identity, make, title, record)
 
     def _training_data(self, config: TrainConfig, pseudo: Product | None) -> TrainingData:
         data = self.data
@@ -222,11 +244,37 @@ class Pipeline:
             workers=count_workers(machine),
         )
 
-    def _run(self, stage: Stage, identity: Mapping[str, object], make: Make, title: str) -> Product:
-        product = run_stage(stage, identity, make, outputs=self.config.machine.outputs, title=title)
+    def _run(
+        self,
+        stage: Stage,
+        identity: Mapping[str, object],
+        make: Make,
+        title: str,
+        record: Config | None = None,
+    ) -> Product:
+        def make_and_log(folder: Path, run: tracking.Run) -> None:
+            run.log_params(_params("data", self.data.config))
+            run.set_tags(describe(self.config.machine))
+            make(folder, run)
+
+        product = run_stage(
+            stage,
+            identity,
+            make_and_log,
+            outputs=self.config.machine.outputs,
+            title=title,
+            config=flatten(record or self.config),
+        )
         how = "found" if product.is_reused else "made"
         progress.say(f"{title}: {how} {product.folder} (run {product.run_id})")
         return product
+
+
+def _log_labelled(data: OpenData, run: tracking.Run) -> None:
+    names = [sample.name for sample in data.splits.labelled]
+    run.log_dataset(names, name="real", digest=data.labelled_digest, context="train")
+    names = [sample.name for sample in data.splits.dev]
+    run.log_dataset(names, name="dev", digest=data.dev_digest, context="dev")
 
 
 def _params(prefix: str, config: object) -> dict[str, Scalar]:

@@ -1,6 +1,7 @@
 """Labels for anybody's pictures: index masks, colour masks and overlays."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -26,10 +27,16 @@ def list_pictures(folder: Path, *, leave_out: Path | None = None) -> list[Sample
         leave_out: A folder inside it that is passed over: the masks of an earlier call.
 
     Raises:
-        InputError: there is no such folder, or no picture in it, or two share a name.
+        InputError: there is no such folder, or no picture in it, or two share a name, or all of
+            it would be left out.
     """
     if not folder.is_dir():
         raise InputError(f"predict.images = {folder} is no folder: name one with pictures.")
+    if leave_out and folder.resolve().is_relative_to(leave_out.resolve()):
+        raise InputError(
+            f"predict.output = {leave_out} is predict.images = {folder} or a folder around it: "
+            "name another for what is written, beside the pictures or below them."
+        )
     pictures = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     passed = leave_out.resolve() if leave_out else None
     files = sorted(
@@ -52,13 +59,17 @@ def predict(
     """Label pictures of any sizes into `config.output`.
 
     For a picture `a/b.jpg` it writes `masks/a/b.png` (class ids), `colors/a/b.png` and
-    `overlays/a/b.jpg`, each of the picture's own size.
+    `overlays/a/b.jpg`, each of the picture's own size, upright where a tag says how the camera
+    was held. Nothing is written before every picture has been read once.
 
     Args:
         config: Output folder and inference settings.
         samples: From `list_pictures`.
         model: Folder of a network.
         machine: Device and workers.
+
+    Raises:
+        InputError: a picture is unreadable, or the output cannot be written.
     """
     device = distributed.choose_device(machine.device)
     network, card = load_network(model, device)
@@ -67,9 +78,18 @@ def predict(
     # The network saw frames resized by card.scale: so do the pictures, through the scales.
     scales = [scale * card.scale for scale in inference.scale_list()]
     predictor = Predictor(network, device, scales, inference.flip, machine.precision)
-    batches = frames(samples, Reader(classes), with_labels=False, workers=count_workers(machine))
+    read = partial(
+        frames,
+        samples,
+        Reader(classes, upright=True),
+        with_labels=False,
+        workers=count_workers(machine),
+    )
+    with progress.bar("check", len(samples)) as bar:
+        for batch in read():
+            bar.advance(len(batch.positions))
     with progress.bar("predict", len(samples)) as bar:
-        for batch in batches:
+        for batch in read():
             labels = predictor.labels(batch.images)[0].cpu().numpy()
             for row, position in enumerate(batch.positions):
                 name = samples[position].name

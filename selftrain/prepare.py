@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from selftrain import progress, tracking
 from selftrain.data.sample import Reader, Splits
-from selftrain.data.statistics import count_pixels
+from selftrain.data.statistics import count_label
 from selftrain.files import write_atomically
 from selftrain.pictures import encode_png, overlay, side_by_side
 
@@ -16,10 +17,11 @@ PICTURES = 4
 
 
 def prepare(splits: Splits, reader: Reader, folder: Path, run: tracking.Run) -> None:
-    """Read every labelled image once, and leave a summary.
+    """Read every image and every label but the pool's, and leave a summary.
 
-    Leaves in `folder`: `summary.json` (images of each split), `class_pixels.csv` (labelled pixels
-    of each class) and overlays. The pool's labels are not opened.
+    The evaluation splits are read to check them; no choice is made on them. Leaves in `folder`:
+    `summary.json` (images of each split), `class_pixels.csv` (labelled pixels of each class) and
+    overlays.
 
     Raises:
         InputError: an image or a label is unreadable, of another size, or holds an illegal id.
@@ -31,10 +33,12 @@ def prepare(splits: Splits, reader: Reader, folder: Path, run: tracking.Run) -> 
     pixels = pd.DataFrame({"class": reader.classes.names})
     with progress.bar("prepare", sum(summary.values())) as bar:
         for name, samples in labelled.items():
+            total = np.zeros(len(pixels), dtype=np.int64)
             for sample in samples:
-                reader.pair(sample)
-            pixels[name] = count_pixels(samples, reader)
-            bar.advance(len(samples))
+                _, label = reader.pair(sample)
+                total += count_label(label, len(total))
+                bar.advance()
+            pixels[name] = total
         for sample in splits.unlabelled:
             reader.image(sample)
             bar.advance()

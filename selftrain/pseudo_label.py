@@ -16,6 +16,7 @@ from selftrain.data import shards
 from selftrain.data.pseudo_labels import PseudoLabelSet
 from selftrain.data.sample import Reader, Sample, Splits
 from selftrain.data.statistics import count_pixels, frequency_table
+from selftrain.errors import InputError
 from selftrain.inference import Predictor, batch_size_for, frames
 from selftrain.machine import count_workers
 from selftrain.metrics import ConfusionMatrix
@@ -42,8 +43,7 @@ def label_pool(
 
     Args:
         config: Inference settings and shard size.
-        splits: Its `unlabelled` are labelled; `pool_with_labels` are opened only if
-            `config.measure` is set.
+        splits: Its `unlabelled` are labelled.
         reader: Reads the images at the scale that the teacher was trained at.
         teacher: Folder of the teacher's network.
         machine: Device and workers.
@@ -89,10 +89,7 @@ def label_pool(
             "tile": tile,
         },
     )
-    labels = PseudoLabelSet.open(folder)
-    _log_set(labels, splits, reader, run)
-    if config.measure:
-        _log_quality(labels, splits, reader, run)
+    _log_set(PseudoLabelSet.open(folder), splits, reader, run)
 
 
 def _label(
@@ -132,9 +129,28 @@ def _log_set(labels: PseudoLabelSet, splits: Splits, reader: Reader, run: tracki
         run.log_picture(side_by_side(pictures), f"overlays/{sample.name}.png")
 
 
-def _log_quality(labels: PseudoLabelSet, splits: Splits, reader: Reader, run: tracking.Run) -> None:
-    """Measure the labels against the pool's hidden ones; nothing is trained on them."""
+def measure_once(folder: Path, splits: Splits, reader: Reader, run: tracking.Run) -> None:
+    """Measure the labels against the pool's hidden ones, unless the run has it already.
+
+    Nothing is trained on the hidden labels, and no key depends on whether they were opened.
+
+    Args:
+        folder: Of a finished set.
+        splits: Its `pool_with_labels` are opened.
+        reader: Reads them at the scale that was labelled.
+        run: Of the set: gets `labels/mIoU`, `labels/accuracy`, `labels/IoU/...`.
+
+    Raises:
+        InputError: the pool has no hidden labels.
+    """
+    if run.has_metric("labels/mIoU"):
+        return
     hidden = {sample.name: sample for sample in splits.pool_with_labels}
+    if not hidden:
+        raise InputError(
+            "The pool has no labels to measure with: set pseudo_label.measure to false."
+        )
+    labels = PseudoLabelSet.open(folder)
     matrix = ConfusionMatrix(len(splits.classes))
     for sample in labels.samples(splits.unlabelled):
         if sample.name in hidden:

@@ -55,7 +55,13 @@ def make_key(stage: Stage, identity: Mapping[str, object]) -> str:
 
 
 def run_stage(
-    stage: Stage, identity: Mapping[str, object], make: Make, *, outputs: Path, title: str
+    stage: Stage,
+    identity: Mapping[str, object],
+    make: Make,
+    *,
+    outputs: Path,
+    title: str,
+    config: Mapping[str, object] | None = None,
 ) -> Product:
     """Return the product of a stage; make it only if no finished run has made it before.
 
@@ -66,6 +72,8 @@ def run_stage(
             interrupted attempt has left, and continues from that.
         outputs: Folder for all products.
         title: Word for the run's name, e.g. "student".
+        config: Every knob by its dotted path, from which the run can be started again; logged
+            as `config.json`, beside the key's own `identity.json`.
     """
     key = make_key(stage, identity)
     folder = outputs / f"{stage.name}-{key}"
@@ -78,12 +86,17 @@ def run_stage(
         return Product(key, folder, distributed.broadcast(""), is_reused=False)
     (folder / _MARK).unlink(missing_ok=True)  # its run is gone: the mark stands for nothing
     with tracking.stage_run(stage.name, title, key) as run:
-        run.log_json(identity, "config.json")
+        run.log_json(identity, "identity.json")
+        run.log_json({knob: _plain(value) for knob, value in (config or {}).items()}, "config.json")
         make(folder, run)
         if stage.artifacts == PRODUCT:
             run.log_files(folder, PRODUCT)
     _mark(stage, key, run.run_id, folder)
     return Product(key, folder, distributed.broadcast(run.run_id), is_reused=False)
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
 
 
 def open_product(stage: Stage, key: str, run_id: str, outputs: Path) -> Product:
@@ -116,7 +129,13 @@ def _restore(stage: Stage, key: str, run_id: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         # mlflow resolves `runs:/ID/model` by its first path component alone: fetch that.
         first, *inside = stage.artifacts.split("/")
-        fetched = tracking.download(f"runs:/{run_id}/{first}", Path(temporary))
+        try:
+            fetched = tracking.download(f"runs:/{run_id}/{first}", Path(temporary))
+        except InputError as error:
+            raise InputError(
+                f"{error} Delete the run (mlflow runs delete --run-id {run_id}), and the stage "
+                "is made anew."
+            ) from error
         shutil.rmtree(folder, ignore_errors=True)
         fetched.joinpath(*inside).rename(folder)
     _mark(stage, key, run_id, folder)

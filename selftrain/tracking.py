@@ -142,6 +142,10 @@ class Run:
         if self.run_id and finite:
             mlflow.log_metrics(finite, step=step, run_id=self.run_id)
 
+    def has_metric(self, name: str) -> bool:
+        """Return whether the metric was logged before."""
+        return bool(self.run_id) and name in mlflow.get_run(self.run_id).data.metrics
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
         for name, value in tags.items() if self.run_id else ():
@@ -252,6 +256,12 @@ def find_finished(key: str) -> str | None:
     return str(found[0].info.run_id) if found else None
 
 
+def _run_id(name: str) -> str:
+    if name.startswith("models:/"):
+        return str(mlflow.models.get_model_info(name).run_id)
+    return name.removeprefix("runs:/").split("/")[0]
+
+
 @dataclass(frozen=True)
 class Finished:
     """What a finished stage run says about itself."""
@@ -262,17 +272,22 @@ class Finished:
     metrics: Mapping[str, float]
 
 
-def finished(run_id: str) -> Finished:
+def finished(name: str) -> Finished:
     """Look a stage's run up.
+
+    Args:
+        name: A run id, `runs:/ID`, or a registered model's `models:/NAME@ALIAS` or
+            `models:/NAME/VERSION`.
 
     Raises:
         InputError: there is no such run, it is no stage's run, or it is not FINISHED.
     """
     try:
+        run_id = _run_id(name)
         run = mlflow.get_run(run_id)
     except Exception as error:
         raise InputError(
-            f"There is no run {run_id} in {_without_password(mlflow.get_tracking_uri())}: "
+            f"There is no run {name} in {_without_password(mlflow.get_tracking_uri())}: "
             "look its id up there, or set MLFLOW_TRACKING_URI to the store that has it."
         ) from error
     if run.info.status != "FINISHED":

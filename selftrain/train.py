@@ -94,6 +94,8 @@ def plan_epochs(config: TrainConfig, num_real: int) -> list[Epoch]:
             batch_size=config.optim.batch_size,
             constant_pixels=config.crop.constant_pixels,
         )
+        # `constant_pixels` cannot grow a batch beyond the epoch.
+        batch = min(batch, max(1, crops // config.optim.batch_size) * config.optim.batch_size)
         steps = max(1, crops // batch)
         epochs.append(Epoch(number, size, batch, steps, first_step))
         first_step += steps
@@ -245,7 +247,8 @@ class Training:
                 f"The loss is {loss} in epoch {epoch.number}: lower optim.lr = "
                 f"{self.config.optim.lr:g}."
             )
-        crops_seen = epoch.steps * epoch.batch_size
+        planned = sum(count_crops(self.config, len(self.data.real)))
+        crops_seen = min(planned, epoch.steps * epoch.batch_size)
         return {
             "train/loss": loss,
             "train/lr": lr,

@@ -135,6 +135,14 @@ def a_choice_that_is_none(world: World) -> tuple[list[str], list[str]]:
 
 
 @case
+def scenes_of_an_odd_width(world: World) -> tuple[list[str], list[str]]:
+    return world.scenes("prepare", **{"data.scenes.width": 65}), [
+        "data.scenes.width = 65",
+        "even number from 64 to 2048",
+    ]
+
+
+@case
 def a_missing_value(world: World) -> tuple[list[str], list[str]]:
     return ["student", "--student.epochs"], ["--student.epochs", "VALUE"]
 
@@ -169,6 +177,15 @@ def no_unlabelled_images(world: World) -> tuple[list[str], list[str]]:
     return world.scenes("student", **{"data.labelled_fraction": 1.0}), [
         "data.labelled_fraction = 1",
         "smaller",
+    ]
+
+
+@case
+def a_single_image(world: World) -> tuple[list[str], list[str]]:
+    return world.scenes("student", **{"data.scenes.images": 1}), [
+        "no unlabelled images",
+        "data.scenes.images = 1",
+        "more",
     ]
 
 
@@ -360,6 +377,17 @@ def predict_command(world: World, model: object) -> list[str]:
         f"--predict.output={world.folder / 'predictions'}",
         f"--predict.model={model}",
         "--machine.workers=0",
+    ]
+
+
+@case
+def pictures_and_masks_in_one_folder(world: World) -> tuple[list[str], list[str]]:
+    picture_to_predict(world)
+    command = predict_command(world, world.folder / "model")
+    return [*command, f"--predict.output={world.folder / 'pictures'}"], [
+        "predict.output",
+        "predict.images",
+        "name another",
     ]
 
 

@@ -1,5 +1,7 @@
 """A benchmark is nothing but values of knobs."""
 
+from pathlib import Path
+
 import pytest
 
 from selftrain.benchmarks import BENCHMARKS, benchmark
@@ -30,6 +32,24 @@ def test_the_default_needs_no_download() -> None:
     config = benchmark(Config().benchmark)
     assert config.data.dataset == "scenes"
     assert config.teacher.network.backbone_weights == "none"
+
+
+def test_camvid_lies_beside_the_checkout_wherever_the_command_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = Path(__file__).resolve().parents[1]
+    monkeypatch.chdir(checkout)
+    config = benchmark("camvid")
+    assert config.machine.data_root == Path("../shared/data/camvid")
+    monkeypatch.chdir(tmp_path)
+    elsewhere = benchmark("camvid")
+    assert not elsewhere.machine.data_root.is_absolute()
+    assert elsewhere.machine.data_root.resolve() == checkout.parent / "shared/data/camvid"
+    start, other = (c.teacher.network.backbone_weights for c in (config, elsewhere))
+    assert (Path(other).name, other == "IMAGENET1K_V1") == (
+        Path(start).name,
+        start == "IMAGENET1K_V1",
+    )
 
 
 def test_an_unknown_benchmark_names_those_there_are() -> None:

@@ -58,6 +58,20 @@ def test_every_spelling_of_a_number_is_the_same_config(text: str) -> None:
     assert read("--student.optim.lr", text) == read("--student.optim.lr", "0.01")
 
 
+@pytest.mark.parametrize("text", ["1/16", "1/8", "1/4", "1/2", "1", "1/1"])
+def test_a_fraction_is_a_number(text: str) -> None:
+    numerator, _, denominator = text.partition("/")
+    share = int(numerator) / int(denominator or 1)
+    assert read("--data.labelled_fraction", text).data.labelled_fraction == share
+
+
+def test_help_says_which_labelled_fractions_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["student", "--help"], STAGES)
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "1/16, 1/8, 1/4, 1/2 or 1" in words
+
+
 def test_every_knob_can_be_given_on_the_command_line() -> None:
     config = benchmark("scenes")
     values = {path: value for path, value in flatten(config).items() if path != "benchmark"}
@@ -77,6 +91,11 @@ def test_every_knob_can_be_given_on_the_command_line() -> None:
         (["--evaluate.inference.flip", "yes"], r"flip = 'yes' is neither true nor false"),
         (["--student.network.output_stride", "7"], r"output_stride = 7 is none of 8, 16, 32"),
         (["--student.network.output_stride", "x"], r"output_stride = 'x' is not a whole number"),
+        (["--student.optim.lr", "1/0"], r"lr = '1/0' is not a number such as 0\.125 or 1/8"),
+        (["--student.optim.lr", "1/2/3"], r"lr = '1/2/3' is not a number"),
+        (["--student.optim.lr", "/"], r"lr = '/' is not a number"),
+        (["--student.epochs", "4/2"], r"student\.epochs = '4/2' is not a whole number"),
+        (["--data.labelled_fraction", "1/3"], r"allowed is 1/16, 1/8, 1/4, 1/2 or 1"),
         (["--benchmark", "camvit"], r"no benchmark camvit; there are scenes, camvid_small"),
         (["--student.optim.lrr", "1"], r"did you mean student\.optim\.lr\?"),
         (["--"], "no value"),

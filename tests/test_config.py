@@ -30,6 +30,8 @@ def legal(path: str) -> st.SearchStrategy[Scalar]:
         return st.booleans()
     if path == "data.labelled_fraction":
         return st.sampled_from([1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0])
+    if path == "data.scenes.width":
+        return st.integers(32, 1024).map(lambda half: 2 * half)
     if path.endswith("inference.scales"):
         return st.sampled_from(["1", "0.5,1,2", "0.75, 1.5"])
     if wanted is int:
@@ -125,7 +127,9 @@ def test_a_group_is_no_knob() -> None:
         ("data.tile", 4),
         ("data.labelled_fraction", 0.3),
         ("data.scenes.images", 0),
-        ("data.scenes.width", 32),
+        ("data.scenes.width", 62),
+        ("data.scenes.width", 129),
+        ("data.scenes.width", 2050),
         ("data.scenes.seed", -1),
         ("teacher.epochs", 0),
         ("teacher.seed", -1),
@@ -191,6 +195,11 @@ def test_a_whole_number_does_for_a_float_and_a_text_for_a_path() -> None:
     assert config.student.optim.lr == 1.0
     assert isinstance(config.student.optim.lr, float)
     assert config.machine.outputs == Path("here")
+
+
+@pytest.mark.parametrize("width", [64, 510, 2048])
+def test_scenes_may_have_any_even_width_that_can_be_drawn(width: int) -> None:
+    assert override(Config(), {"data.scenes.width": width}).data.scenes.width == width
 
 
 def test_values_that_are_only_legal_together_may_come_together() -> None:

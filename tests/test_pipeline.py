@@ -1,5 +1,6 @@
 """Teacher, pseudo labels, student: each made once, and found again by what decides it."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,9 @@ from selftrain import tracking
 from selftrain.__main__ import ACTIONS
 from selftrain.checkpoint import WEIGHTS
 from selftrain.config import Config, EpochConfig, Scalar, TrainConfig, override
+from selftrain.errors import InputError
 from selftrain.pipeline import Pipeline, control_config
+from selftrain.stage import Product
 from selftrain.train import count_crops, plan_epochs
 
 
@@ -212,10 +215,36 @@ def test_the_whole_pipeline_ends_in_a_table_of_three_models(config: Config) -> N
 
 def test_a_finished_run_keeps_its_exact_identity(config: Config) -> None:
     student = Pipeline(config).student
-    identity = json.loads(mlflow.artifacts.load_text(f"runs:/{student.run_id}/config.json"))
+    identity = json.loads(mlflow.artifacts.load_text(f"runs:/{student.run_id}/identity.json"))
     assert identity["optim.batch_size"] == 4
     assert identity["pseudo_labels"] == Pipeline(config).pseudo_labels.key
     assert not any(name.startswith("machine") for name in identity)
+
+
+@pytest.mark.parametrize("role", ["student", "control"])
+def test_the_logged_config_finds_the_product_again(config: Config, role: str) -> None:
+    product: Product = getattr(Pipeline(config), role)
+    logged = json.loads(mlflow.artifacts.load_text(f"runs:/{product.run_id}/config.json"))
+    assert Pipeline(override(Config(), logged)).student == dataclasses.replace(
+        product, is_reused=True
+    )
+
+
+def test_measuring_pseudo_labels_later_makes_nothing_anew(config: Config) -> None:
+    silent = override(config, {"pseudo_label.measure": False})
+    before, student = Pipeline(silent).pseudo_labels, Pipeline(silent).student
+    assert "labels/mIoU" not in mlflow.get_run(before.run_id).data.metrics
+    measured = Pipeline(override(config, {"pseudo_label.measure": True}))
+    assert measured.pseudo_labels.run_id == before.run_id
+    assert measured.student.run_id == student.run_id
+    assert "labels/mIoU" in mlflow.get_run(before.run_id).data.metrics
+
+
+def test_a_model_of_another_scale_is_refused(config: Config) -> None:
+    teacher = Pipeline(config).teacher
+    other = override(config, {"data.scale": 0.5, "evaluate.model": teacher.run_id})
+    with pytest.raises(InputError, match=r"set data\.scale to 1"):
+        Pipeline(other).model_to_evaluate()
 
 
 RATIOS = st.floats(0, 20) | st.integers(0, 7).map(float)

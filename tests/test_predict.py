@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from miniature import random_network, write_picture
+from miniature import random_network, truncate, write_picture
 from numpy.typing import NDArray
+from PIL import Image
 
 from selftrain.checkpoint import load_network
 from selftrain.config import InferenceConfig, MachineConfig, PredictConfig
@@ -109,6 +110,45 @@ def test_an_output_that_is_a_file_is_named(folder: Path, model: Path, tmp_path: 
     (tmp_path / "out").touch()
     with pytest.raises(InputError, match=r"out/.* cannot be written"):
         run(folder, model, tmp_path / "out")
+
+
+def test_a_photo_is_labelled_upright(model: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "photos" / "phone.jpg"
+    write_picture(photo, PICTURES["plain.png"])
+    upright = np.asarray(Image.open(photo)).copy()
+    tag = Image.Exif()
+    tag[0x0112] = 6  # the camera was turned: 40x48 is to be shown as 48x40
+    Image.open(photo).save(photo, exif=tag, quality=100)
+    expected = np.rot90(np.asarray(Image.open(photo)), -1)
+    assert expected.shape != upright.shape
+
+    output = run(photo.parent, model, tmp_path / "out")
+
+    mask = read(output / "masks" / "phone.png")
+    assert mask.shape == (48, 40)
+    assert read(output / "overlays" / "phone.jpg").shape == (48, 40, 3)
+    network, _ = load_network(model, torch.device("cpu"))
+    image = torch.from_numpy(np.ascontiguousarray(expected)).permute(2, 0, 1)[None]
+    labels, _ = Predictor(network, torch.device("cpu")).labels(image)
+    assert np.mean(mask == labels[0].numpy()) > 0.99  # two decoders may round differently
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_is_written_before_all_pictures_are_known_to_be_readable(
+    workers: int, folder: Path, model: Path, tmp_path: Path
+) -> None:
+    truncate(folder / "with space" / "straße ä.JPG")  # not the first by name
+    samples = list_pictures(folder)
+    config = PredictConfig(images=folder, output=tmp_path / "out")
+    with pytest.raises(InputError, match=r"straße ä\.JPG is truncated"):
+        predict(config, samples, model, MachineConfig(device="cpu", workers=workers))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_or_holds_the_pictures_is_refused(folder: Path) -> None:
+    for output in (folder, folder / "nowhere" / "..", folder.parent):
+        with pytest.raises(InputError, match=r"predict\.output = .* is predict\.images = "):
+            list_pictures(folder, leave_out=output)
 
 
 def test_the_masks_of_an_earlier_call_are_no_pictures(folder: Path, model: Path) -> None:

@@ -20,7 +20,7 @@ from selftrain.data.sample import Blob, ClassTable, Splits
 from selftrain.datasets import OpenData
 from selftrain.errors import InputError
 from selftrain.inference import Predictor
-from selftrain.pseudo_label import label_pool
+from selftrain.pseudo_label import label_pool, measure_once
 from selftrain.tracking import SILENT, Run
 
 
@@ -128,17 +128,25 @@ def test_the_hidden_labels_are_not_opened_unless_they_are_to_be_measured(
         for i, sample in enumerate(tiny_data.splits.pool_with_labels)
     ]
     splits = replace(tiny_data.splits, pool_with_labels=gone)
-    label(tiny, tiny_data, teacher, tmp_path / "set", splits=splits)
-    values = {"pseudo_label.measure": True}
+    folder = label(tiny, tiny_data, teacher, tmp_path / "set", splits=splits)
     with pytest.raises(InputError, match="gone"):
-        label(tiny, tiny_data, teacher, tmp_path / "set", splits=splits, values=values)
+        measure_once(folder, splits, tiny_data.reader, SILENT)
+
+
+def test_a_pool_without_hidden_labels_cannot_be_measured(
+    tiny: Config, tiny_data: OpenData, teacher: Path, tmp_path: Path
+) -> None:
+    splits = replace(tiny_data.splits, pool_with_labels=())
+    folder = label(tiny, tiny_data, teacher, tmp_path / "set", splits=splits)
+    with pytest.raises(InputError, match=r"set pseudo_label\.measure to false"):
+        measure_once(folder, splits, tiny_data.reader, SILENT)
 
 
 def test_a_set_is_logged_with_its_class_frequencies_and_its_quality(
     tiny: Config, tiny_data: OpenData, teacher: Path, tmp_path: Path, run: Run
 ) -> None:
-    values = {"pseudo_label.measure": True}
-    folder = label(tiny, tiny_data, teacher, tmp_path / "set", run=run, values=values)
+    folder = label(tiny, tiny_data, teacher, tmp_path / "set", run=run)
+    measure_once(folder, tiny_data.splits, tiny_data.reader, run)
     metrics = mlflow.get_run(run.run_id).data.metrics
     assert metrics["labels/images"] == 4
     assert 0 <= metrics["labels/mIoU"] <= metrics["labels/accuracy"] <= 1

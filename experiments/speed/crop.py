@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 
 from experiments.speed.measure import machine_facts, median_seconds, report
 from selftrain.data.augment import MEAN_COLOR, cut_window
-from selftrain.data.sample import IGNORE_INDEX
+from selftrain.labels import IGNORE_INDEX
 
 WIDTH, HEIGHT = 2048, 1024
 CROP_SIZE = 800

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from selftrain.data.sample import IGNORE_INDEX
 from selftrain.errors import InputError
+from selftrain.labels import IGNORE_INDEX
 
 MEAN_COLOR = (124, 116, 104)
 """RGB mean of ImageNet, 0..255: normalises to about zero where a crop leaves its image."""

@@ -10,9 +10,10 @@ the midst of a train drive, and 62 frames of `test` continue another: only Seq05
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from selftrain.data.sample import IGNORE_INDEX, Blob, ClassTable, Sample, Splits
+from selftrain.data.sample import Blob, ClassTable, Sample, Splits
 from selftrain.data.splits.make_camvid import DEV, FOLDER, LABELLED
 from selftrain.errors import InputError
+from selftrain.labels import IGNORE_INDEX
 
 CLASSES = ClassTable(
     names=(
@@ -72,7 +73,7 @@ def splits(root: Path, *, labelled_fraction: float) -> Splits:
     if labelled_fraction not in _FRACTIONS:
         raise InputError(
             f"CamVid has no split for labelled_fraction {labelled_fraction:g}: "
-            f"give one of {', '.join(_FRACTIONS.values())} as a decimal number."
+            f"give one of {', '.join(_FRACTIONS.values())}."
         )
     images = {name: _stems(root, name) for name in _SETS}
     labels = {name: _stems(root, f"{name}annot") for name in _SETS}

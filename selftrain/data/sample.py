@@ -5,7 +5,7 @@ label. `Reader` opens them, one sample at a time, in any process.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftrain.errors import InputError
-
-IGNORE_INDEX = 255
-"""The label of pixels that neither train nor count."""
+from selftrain.labels import IGNORE_INDEX
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,10 @@ class Blob:
                 file.seek(self.offset)
                 data = file.read(self.length)
         except OSError as error:
-            raise InputError(f"{self.path} cannot be read ({error.strerror}).") from error
+            raise InputError(
+                f"{self.path} cannot be read ({error.strerror}): "
+                "copy it there, and see that you may read it."
+            ) from error
         if self.length >= 0 and len(data) != self.length:
             raise InputError(
                 f"{self.path} ends before byte {self.offset + self.length}: "
@@ -94,7 +95,8 @@ class Splits:
     dev: Sequence[Sample]
     """Held out from train; every choice is made on it."""
     evaluation: Mapping[str, Sequence[Sample]]
-    """Split name -> samples, read by `evaluate` alone; "test" is the first."""
+    """Split name -> samples, measured by `evaluate` alone; `prepare` only checks them. "test" is
+    the first."""
     pool_with_labels: Sequence[Sample] = ()
     """The pool with its hidden labels, where there are any; opened only to measure pseudo labels
     against them."""
@@ -109,11 +111,13 @@ class Reader:
     """Frames are resized by this factor when they are read, labels with them."""
     threshold: float = 0.0
     """In [0, 1]: pixels of pseudo labels below this confidence become IGNORE_INDEX."""
+    upright: bool = False
+    """Turn pictures as their orientation tag says. Labels are never turned, so this is for
+    pictures without any."""
 
     def image(self, sample: Sample) -> NDArray[np.uint8]:
         """Return the picture as RGB (H, W, 3)."""
-        # Labels are never turned by an orientation tag, so images must not be either.
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        flags = cv2.IMREAD_COLOR | (0 if self.upright else cv2.IMREAD_IGNORE_ORIENTATION)
         image = _decode(Blob(sample.image), flags)
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
         return self._resize(image, cv2.INTER_AREA if self.scale < 1 else cv2.INTER_LINEAR)
@@ -125,7 +129,9 @@ class Reader:
             InputError: the sample has no label, or the file holds an id that is no class.
         """
         if sample.label is None:
-            raise InputError(f"{sample.image} has no label, but a labelled image is needed here.")
+            raise InputError(
+                f"{sample.image} has no label, but a labelled image is needed here: add its label."
+            )
         raw = _decode(sample.label, cv2.IMREAD_UNCHANGED)
         if raw.ndim != 2 or raw.dtype != np.uint8:
             raise InputError(
@@ -162,7 +168,10 @@ class Reader:
         if self.threshold <= 0:
             return label
         if sample.confidence is None:
-            raise InputError(f"The pseudo label of {sample.name} has no confidence map.")
+            raise InputError(
+                f"The pseudo label of {sample.name} has no confidence map: set threshold to 0, or "
+                "label the pool again."
+            )
         confidence = _decode(sample.confidence, cv2.IMREAD_UNCHANGED)
         return np.where(confidence >= self.threshold * 255, label, IGNORE_INDEX).astype(np.uint8)
 
@@ -184,7 +193,10 @@ def _decode(blob: Blob, flags: int) -> NDArray[np.uint8]:
     except cv2.error:
         picture = None
     if picture is None:
-        raise InputError(f"{blob.path} is not a readable picture: it is damaged or no image.")
+        raise InputError(
+            f"{blob.path} is not a readable picture, but damaged or no image: "
+            "make or copy it again, or take it out."
+        )
     return np.asarray(picture, dtype=picture.dtype)
 
 
@@ -210,29 +222,32 @@ def _jpeg_pixels_start(data: bytes) -> int:
     return at
 
 
-def digest_samples(samples: Iterable[Sample], *, labels: bool) -> str:
-    """Return a short digest of the samples' content, independent of where they lie.
-
-    Args:
-        samples: In any order; the digest depends on names and bytes.
-        labels: Whether label (and confidence) bytes count; False opens no label.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    ordered = sorted(samples, key=lambda sample: sample.name)
-    with ThreadPoolExecutor() as pool:
-        for line in pool.map(lambda sample: _digest_line(sample, labels), ordered):
-            digest.update(line.encode())
-    return digest.hexdigest()
-
-
 def digest_image(sample: Sample) -> str:
     """Return a digest of the image file's bytes, to recognise it under another name."""
     return hashlib.blake2b(Blob(sample.image).read(), digest_size=16).hexdigest()
 
 
-def _digest_line(sample: Sample, labels: bool) -> str:
-    parts = [sample.name, digest_image(sample)]
-    if labels:
-        blobs = [blob for blob in (sample.label, sample.confidence) if blob is not None]
-        parts += [hashlib.blake2b(blob.read(), digest_size=16).hexdigest() for blob in blobs]
-    return "\t".join(parts) + "\n"
+def digest_samples(
+    samples: Iterable[Sample], *, labels: bool, image: Callable[[Sample], str] = digest_image
+) -> str:
+    """Return a short digest of the samples' content, independent of where they lie.
+
+    Args:
+        samples: In any order; the digest depends on names and bytes.
+        labels: Whether label (and confidence) bytes count; False opens no label.
+        image: `digest_image`, or what remembers its answers.
+    """
+
+    def line(sample: Sample) -> str:
+        parts = [sample.name, image(sample)]
+        if labels:
+            blobs = [blob for blob in (sample.label, sample.confidence) if blob is not None]
+            parts += [hashlib.blake2b(blob.read(), digest_size=16).hexdigest() for blob in blobs]
+        return "\t".join(parts) + "\n"
+
+    digest = hashlib.blake2b(digest_size=8)
+    ordered = sorted(samples, key=lambda sample: sample.name)
+    with ThreadPoolExecutor() as pool:
+        for text in pool.map(line, ordered):
+            digest.update(text.encode())
+    return digest.hexdigest()

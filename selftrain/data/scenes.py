@@ -25,7 +25,7 @@ from selftrain.data.scenery_weather import develop, draw_light, paint_sky, settl
 from selftrain.errors import InputError
 
 VERSION = 3
-"""Part of the data's digest; raise it whenever the drawing changes."""
+"""Part of the name of the folder with the pictures; raise it whenever the drawing changes."""
 
 DIFFICULTY = Difficulty(
     light_spread=0.8,

@@ -30,6 +30,7 @@ from selftrain.data.centroids import tile_centroids
 from selftrain.data.sample import Sample, digest_image
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
+from selftrain.labels import IGNORE_INDEX
 
 FORMAT_VERSION = 1
 CONFIDENCE_BINS = 32
@@ -190,7 +191,7 @@ def _check_item(
         )
     if label.dtype != np.uint8 or confidence.dtype != np.uint8:
         raise ValueError(f"label {label.dtype} and confidence {confidence.dtype} must be uint8")
-    if ((label >= num_classes) & (label != 255)).any():
+    if ((label >= num_classes) & (label != IGNORE_INDEX)).any():
         raise ValueError(f"the label of {sample.name} holds ids that are none of {num_classes}")
 
 

@@ -9,12 +9,17 @@ from numpy.typing import NDArray
 from selftrain.data.sample import Reader, Sample
 
 
+def count_label(label: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
+    """Return the pixels of each class in a label map, (num_classes,)."""
+    return np.bincount(label.ravel(), minlength=256)[:num_classes]
+
+
 def count_pixels(samples: Sequence[Sample], reader: Reader) -> NDArray[np.int64]:
     """Return the labelled pixels of each class, (K,)."""
-    total = np.zeros(256, dtype=np.int64)
+    total = np.zeros(len(reader.classes), dtype=np.int64)
     for sample in samples:
-        total += np.bincount(reader.label(sample).ravel(), minlength=256)
-    return total[: len(reader.classes)]
+        total += count_label(reader.label(sample), len(total))
+    return total
 
 
 def frequency_table(

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from selftrain.data.augment import MEAN_COLOR, Augmentation, Augmenter, cut_window
-from selftrain.data.sample import IGNORE_INDEX
 from selftrain.errors import InputError
+from selftrain.labels import IGNORE_INDEX
 
 Pixels = NDArray[np.uint8]
 PLAIN = Augmentation(scale_min=1, scale_max=1, flip=0, jitter=0, blur=0)

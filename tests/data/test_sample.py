@@ -84,7 +84,9 @@ def test_progressive_pictures_are_read(tmp_path: Path) -> None:
     assert READER.image(Sample("street", path)).shape == (48, 64, 3)
 
 
-def test_an_orientation_tag_does_not_turn_the_image_away_from_its_label(tmp_path: Path) -> None:
+@pytest.fixture
+def turned_photo(tmp_path: Path) -> Path:
+    """A picture of 48x64 whose orientation tag says that it stands on its side."""
     # TIFF header, one entry: orientation (0x0112), a short, 6 = turn by 90 degrees.
     entry = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
     tiff = b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 0)
@@ -92,22 +94,29 @@ def test_an_orientation_tag_does_not_turn_the_image_away_from_its_label(tmp_path
     jpeg = cv2.imencode(".jpg", picture())[1].tobytes()
     path = tmp_path / "street.jpg"
     path.write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:])
-    turned = cv2.imread(str(path))
-    assert turned is not None
-    assert turned.shape == (64, 48, 3)  # the tag works
-    assert READER.image(Sample("street", path)).shape == (48, 64, 3)
+    return path
+
+
+def test_an_orientation_tag_does_not_turn_the_image_away_from_its_label(turned_photo: Path) -> None:
+    assert READER.image(Sample("street", turned_photo)).shape == (48, 64, 3)
+
+
+def test_a_photo_without_a_label_may_be_read_upright(turned_photo: Path) -> None:
+    sample = Sample("street", turned_photo)
+    upright = replace(READER, upright=True).image(sample)
+    np.testing.assert_array_equal(upright, np.rot90(READER.image(sample), -1))
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture at all", b"\xff\xd8\xff", b"\x89PNG"])
 def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "street.png"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"street\.png is "):
+    with pytest.raises(InputError, match=r"street\.png is .*make or copy it again"):
         READER.image(Sample("street", path))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gone\.png cannot be read \(No such file"):
+    with pytest.raises(InputError, match=r"gone\.png cannot be read \(No such file.*: copy it"):
         READER.image(Sample("gone", tmp_path / "gone.png"))
 
 
@@ -248,6 +257,13 @@ def test_the_digest_changes_with_an_image_and_with_a_label(sample: Sample) -> No
     assert digest_samples([sample], labels=False) == without
     cv2.imwrite(str(sample.image), picture()[::-1])
     assert digest_samples([sample], labels=False) != without
+
+
+def test_a_digest_may_be_made_from_remembered_digests_of_images(sample: Sample) -> None:
+    digest = digest_samples([sample], labels=True)
+    known = {sample: digest_image(sample)}
+    sample.image.unlink()
+    assert digest_samples([sample], labels=True, image=known.__getitem__) == digest
 
 
 def test_the_digest_of_unlabelled_samples_opens_no_label(sample: Sample) -> None:
