@@ -196,7 +196,7 @@ class Pipeline:
 
         identity = {
             **data.inputs(),
-            **_without_place(config),
+            **_what_decides(config),
             "labelled": data.labelled_digest,
             "dev": data.dev_digest,
             "pseudo_labels": pseudo.key if pseudo else None,
@@ -281,9 +281,11 @@ def _params(prefix: str, config: object) -> dict[str, Scalar]:
     return {f"{prefix}.{path}": value for path, value in flatten(config).items()}
 
 
-def _without_place(config: TrainConfig) -> dict[str, Scalar]:
-    """Flatten a training's config; a weights file counts by its content, not by its path."""
+def _what_decides(config: TrainConfig) -> dict[str, Scalar]:
+    """Flatten what decides a training; a weights file counts by its content, not by its path."""
     values = flatten(config)
+    if config.data.pseudo_ratio == 0:
+        del values["data.threshold"]  # of pseudo labels, of which there are none
     weights = Path(config.network.backbone_weights)
     if weights.is_file():
         digest = hashlib.blake2b(weights.read_bytes(), digest_size=8).hexdigest()

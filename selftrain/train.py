@@ -30,6 +30,7 @@ from selftrain.data.sample import ClassTable, Reader, Sample
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
 from selftrain.inference import Predictor, autocast, batch_size_for, score
+from selftrain.labels import IGNORE_INDEX
 from selftrain.losses import cross_entropy
 from selftrain.machine import count_workers
 from selftrain.metrics import ConfusionMatrix
@@ -279,14 +280,14 @@ class Training:
         labels = labels.to(self.device, non_blocking=True)
         images = images.contiguous(memory_format=torch.channels_last)
         world_size = distributed.world_size()
-        labelled = distributed.sum_over_ranks((labels != 255).sum()).clamp(min=1)
+        labelled = distributed.sum_over_ranks((labels != IGNORE_INDEX).sum()).clamp(min=1)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         cut = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
         for part_images, part_labels in cut:
             with autocast(self.device, self.machine.precision):
                 logits = self.forward(part_images)
-            weight = (part_labels != 255).sum() / labelled
+            weight = (part_labels != IGNORE_INDEX).sum() / labelled
             loss = cross_entropy(logits, part_labels) * weight
             (loss * world_size).backward()  # type: ignore[no-untyped-call]  # averaging over ranks divides by it again
             total += loss.detach()

@@ -38,6 +38,7 @@ TINY: dict[str, Scalar] = {
     **{f"student.{knob}": value for knob, value in _RECIPE.items()},
     "student.data.repeat": 1.0,
     "student.data.pseudo_ratio": 1.0,
+    "student.data.threshold": 0.0,
 }
 """Knobs of a pipeline that takes seconds: 4 labelled images, 4 in the pool, 1 epoch."""
 

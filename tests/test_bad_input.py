@@ -10,6 +10,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import torch
 from miniature import (
     EXTRA,
     TINY,
@@ -115,6 +116,24 @@ def a_value_out_of_range(world: World) -> tuple[list[str], list[str]]:
     return world.scenes("student", **{"student.optim.lr": -0.1}), [
         "student.optim.lr = -0.1",
         "above 0",
+    ]
+
+
+@case
+def a_teacher_of_its_own_pseudo_labels(world: World) -> tuple[list[str], list[str]]:
+    return world.scenes("teacher", **{"teacher.data.pseudo_ratio": 1.0}), [
+        "teacher.data.pseudo_ratio = 1.0",
+        "allowed is 0",
+    ]
+
+
+@case
+def a_device_that_is_not_there(world: World) -> tuple[list[str], list[str]]:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    return world.scenes("teacher", **{"machine.device": "cuda"}), [
+        "machine.device = cuda",
+        "set machine.device to cpu",
     ]
 
 

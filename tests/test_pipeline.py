@@ -119,7 +119,7 @@ def test_a_student_without_pseudo_crops_needs_no_pseudo_labels(
     config: Config, tmp_path: Path
 ) -> None:
     # It is then the teacher's recipe, and so the teacher.
-    plain = with_values(config, {"student.data.pseudo_ratio": 0.0})
+    plain = with_values(config, {"student.data.pseudo_ratio": 0.0, "student.data.threshold": 0.5})
     assert plain.student.key == plain.teacher.key
     assert "pseudo_labels" not in vars(plain)
 
