@@ -160,3 +160,21 @@ def test_no_file_names_a_folder_of_somebodys_machine() -> None:
 
 def test_no_file_is_larger_than_a_megabyte() -> None:
     assert [path for path in tracked() if path.stat().st_size >= 1_000_000] == []
+
+
+def test_the_readme_has_no_gaps_and_its_files_exist() -> None:
+    text = (REPOSITORY / "README.md").read_text()
+    assert not re.findall(r"@[A-Z]+@", text)
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", text)
+    assert links
+    assert [link for link in links if not (REPOSITORY / link).exists()] == []
+
+
+def test_the_map_of_the_code_names_every_module() -> None:
+    text = (REPOSITORY / "README.md").read_text()
+    modules = (
+        path.stem
+        for path in (REPOSITORY / "selftrain").rglob("*.py")
+        if path.stem != "__init__" and not path.stem.startswith("scenery")
+    )
+    assert [name for name in modules if f"{name}.py" not in text] == []
