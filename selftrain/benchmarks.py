@@ -43,6 +43,7 @@ def _scenes() -> dict[str, Scalar]:
             {
                 "network.name": "fast_scnn",
                 "network.backbone_weights": "none",
+                "epochs": 68,
                 "crop.size": 128,
                 "augment.scale_min": 0.75,
                 "augment.scale_max": 1.5,
@@ -55,10 +56,9 @@ def _scenes() -> dict[str, Scalar]:
                 "eval_every": 20,
             }
         ),
-        "teacher.epochs": 100,
-        "student.epochs": 44,
-        "student.data.pseudo_ratio": 3.0,
-        "student.data.threshold": 0.7,
+        # 1:1, the first row of Table 2: its equal-iteration control is the teacher itself, so
+        # the time of the demo goes into two trainings instead of three.
+        "student.data.pseudo_ratio": 1.0,
     }
 
 

@@ -38,7 +38,7 @@ def _require_positive(knob: str, value: float) -> None:
 class ScenesConfig:
     """The street scenes that the program draws itself."""
 
-    images: int = 512
+    images: int = 1024
     """Images of the training pool; the labelled fraction is taken from them."""
     dev: int = 64
     """Images of the dev split, on which choices are made."""
