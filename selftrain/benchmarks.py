@@ -43,7 +43,7 @@ def _scenes() -> dict[str, Scalar]:
             {
                 "network.name": "fast_scnn",
                 "network.backbone_weights": "none",
-                "epochs": 68,
+                "epochs": 54,
                 "crop.size": 128,
                 "augment.scale_min": 0.75,
                 "augment.scale_max": 1.5,
