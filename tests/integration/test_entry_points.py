@@ -176,10 +176,10 @@ def test_a_stage_is_tagged_and_keeps_its_exact_config(
         assert run.data.tags["selftrain.stage"] == stage
         key = run.data.tags["selftrain.key"]
         assert (workspace.outputs / f"{stage}-{key}" / "product.json").exists()
-        assert "config.json" in workspace.artifacts(run)
+        assert {"config.json", "identity.json"} <= workspace.artifacts(run)
     config = workspace.config(teacher.stage("teacher"))
-    assert config["optim.batch_size"] == 4
-    assert not any(name.startswith("machine") for name in config)
+    assert config["teacher.optim.batch_size"] == 4
+    assert config["data.scenes.images"] == 16
 
 
 def test_values_given_with_p_are_params_of_both_runs(student: Command) -> None:
@@ -322,7 +322,7 @@ def test_a_wrong_value_ends_in_one_sentence_and_a_failed_run(
 ) -> None:
     command = commands.run("teacher", {"teacher.optim.lr": "fast"})
     assert command.finished.code != 0
-    assert "error: teacher.optim.lr = 'fast' is not a number." in command.finished.output
+    assert "error: teacher.optim.lr = 'fast' is not a number" in command.finished.output
     assert "Traceback" not in command.finished.output
     assert command.parent.info.status == "FAILED"
     assert command.stages == []
