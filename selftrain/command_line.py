@@ -114,7 +114,7 @@ def _value(path: str, text: str, wanted: Any) -> Scalar:
     if get_origin(wanted) is Literal:
         wanted = type(get_args(wanted)[0])
     if wanted in (str, Path):
-        return wanted(text)  # type: ignore[no-any-return]
+        return wanted(text)  # type: ignore[no-any-return]  # str or Path, which mypy cannot know
     try:
         return int(text) if wanted is int else _number(text)
     except (ValueError, ZeroDivisionError) as error:

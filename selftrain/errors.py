@@ -1,5 +1,7 @@
 """The one kind of error that a user is meant to read."""
 
+import traceback
+
 
 class InputError(ValueError):
     """A mistake that the user can mend.
@@ -7,3 +9,14 @@ class InputError(ValueError):
     The message is one sentence that says what is wrong, where (file, value) and the cure;
     `python -m selftrain` prints it without a traceback and exits with 1.
     """
+
+
+def from_worker(error: InputError) -> InputError:
+    """Return the sentence of an error that a loader's worker raised.
+
+    torch raises it anew in the parent, with the worker's traceback in front of the message, and
+    leaves a reference cycle through the loader's iterator: collected so, each worker takes 5 s
+    to stop.
+    """
+    traceback.clear_frames(error.__traceback__)
+    return InputError(str(error).rpartition("InputError: ")[2].strip())

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from selftrain import distributed
 from selftrain.data.sample import Reader, Sample
-from selftrain.errors import InputError
+from selftrain.errors import InputError, from_worker
 from selftrain.metrics import ConfusionMatrix
 
 _SMALLEST_SIDE = 32
@@ -141,8 +141,10 @@ def frames(
                     torch.from_numpy(np.ascontiguousarray(images)),
                     np.stack(labels) if labels else None,
                 )
-    except InputError as error:  # torch puts a worker's traceback in front of the sentence
-        raise InputError(str(error).rpartition("InputError: ")[2].strip()) from error
+    except InputError as error:
+        if workers == 0:
+            raise
+        raise from_worker(error) from None
 
 
 def _same_size(

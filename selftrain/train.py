@@ -154,6 +154,7 @@ class Training:
         if distributed.world_size() == 1:
             return network
         if self.device.type == "cuda":
+            # torch gives this, the average's function and backward() no types.
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
             return DistributedDataParallel(self.network, device_ids=[self.device.index])
         return DistributedDataParallel(network)
@@ -289,7 +290,8 @@ class Training:
                 logits = self.forward(part_images)
             weight = (part_labels != IGNORE_INDEX).sum() / labelled
             loss = cross_entropy(logits, part_labels) * weight
-            (loss * world_size).backward()  # type: ignore[no-untyped-call]  # averaging over ranks divides by it again
+            # Averaging over ranks divides by their number again.
+            (loss * world_size).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self.optimizer.step()
         if self.average is not None:

@@ -86,6 +86,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, state)
     found = load_checkpoint(tmp_path, CPU)
     assert found is not None
+    # The state's values are of several types.
     assert torch.equal(found.pop("weights"), state.pop("weights"))  # type: ignore[arg-type]
     assert found == state
 

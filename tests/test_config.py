@@ -98,6 +98,7 @@ def test_every_knob_and_every_group_says_what_it_is() -> None:
 
 def test_configs_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
+        # What mypy refuses must also fail when it is run.
         Config().benchmark = "other"  # type: ignore[misc]
 
 

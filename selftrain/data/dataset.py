@@ -1,6 +1,5 @@
 """From a plan of crops to batches of tensors."""
 
-import traceback
 from collections.abc import Iterator, Sequence
 
 import cv2
@@ -11,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from selftrain.data.augment import Augmentation, Augmenter
 from selftrain.data.plan import Crop
 from selftrain.data.sample import Reader, Sample
-from selftrain.errors import InputError
+from selftrain.errors import InputError, from_worker
 
 Example = tuple[Tensor, Tensor]
 
@@ -69,10 +68,7 @@ class CropLoader(DataLoader[Example]):
         except InputError as error:
             if self.num_workers == 0:
                 raise
-            # torch puts the worker's traceback in front of the message, and leaves a reference
-            # cycle through the iterator: collected so, each worker takes 5 s to stop.
-            traceback.clear_frames(error.__traceback__)
-            raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None
+            raise from_worker(error) from None
 
 
 def make_loader(

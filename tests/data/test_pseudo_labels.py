@@ -244,6 +244,7 @@ def test_maps_that_are_no_label_are_refused(tmp_path: Path, items: list[Labelled
         ((sample, np.full_like(label, 3), confidence), "none of 3"),
     ]:
         with pytest.raises(ValueError, match=message):
+            # The wrong type is the point.
             write_shard(tmp_path, 0, [bad], num_classes=3, tile=TILE)  # type: ignore[list-item]
 
 

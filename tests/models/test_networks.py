@@ -191,4 +191,5 @@ def test_wrong_choices_are_refused_by_name(wrong: dict[str, str | int], names: s
         "backbone_weights": "none",
     }
     with pytest.raises(InputError, match=names):
+        # One dict for arguments of several types.
         build_network(**arguments | wrong)  # type: ignore[arg-type]
