@@ -1,12 +1,11 @@
-"""The networks: each is a backbone and a head inside a `SegmentationNetwork`."""
+"""The networks: each is a backbone and a head inside a `SegmentationNetwork`.
+
+They are imported when one is built. They build on torchvision, which imports all of torch's
+compiler: seconds that a command whose products are all there need not wait for.
+"""
 
 from selftrain.errors import InputError
-from selftrain.models.deeplabv3plus import DeepLabV3PlusHead
-from selftrain.models.fast_scnn import FastSCNNFeatures, FastSCNNHead
 from selftrain.models.layers import SegmentationNetwork
-from selftrain.models.mobilenet import MobileNetV2
-from selftrain.models.resnet import ResNet
-from selftrain.models.weights import load_backbone_weights
 
 __all__ = ["BACKBONES", "NETWORKS", "SegmentationNetwork", "build_network"]
 
@@ -50,7 +49,14 @@ def build_network(
                 f"fast_scnn trains from scratch and cannot start from {backbone_weights!r}; "
                 "set the backbone weights to none"
             )
+        from selftrain.models.fast_scnn import FastSCNNFeatures, FastSCNNHead
+
         return SegmentationNetwork(FastSCNNFeatures(), FastSCNNHead(num_classes))
+
+    from selftrain.models.deeplabv3plus import DeepLabV3PlusHead
+    from selftrain.models.mobilenet import MobileNetV2
+    from selftrain.models.resnet import ResNet
+    from selftrain.models.weights import load_backbone_weights
 
     if backbone not in BACKBONES:
         raise InputError(f"there is no backbone {backbone!r}; choose from {', '.join(BACKBONES)}")

@@ -2,8 +2,13 @@
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.segmentation.deeplabv3 import ASPP
 
-from selftrain.models.layers import aspp, conv_bn_relu, resize
+from selftrain.errors import InputError
+from selftrain.models.layers import conv_bn_relu, resize
+
+ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
+"""Output stride -> dilations that span the same pixels of the image (DeepLabV3, section 3.3)."""
 
 
 class DeepLabV3PlusHead(nn.Module):
@@ -51,3 +56,24 @@ class DeepLabV3PlusHead(nn.Module):
         pooled = resize(self.aspp(deep), (low.shape[-2], low.shape[-1]))
         logits: Tensor = self.classify(torch.cat([pooled, self.project(low)], dim=1))
         return logits
+
+
+def aspp(
+    in_channels: int, out_channels: int = 256, *, output_stride: int, dropout: float = 0.1
+) -> ASPP:
+    """Make an atrous spatial pyramid pooling.
+
+    Its image pooling leaves one value per channel and image, so that a training batch of one
+    image is refused by its batch normalisation.
+
+    Args:
+        in_channels: Channels of the deep features.
+        out_channels: Channels of each branch and of the result.
+        output_stride: Of the deep features: 8, 16 or 32; decides the dilations.
+        dropout: Of the output, as in the authors' TensorFlow code; torchvision drops half.
+    """
+    if output_stride not in ASPP_RATES:
+        raise InputError(f"output_stride is {output_stride}; choose from {list(ASPP_RATES)}")
+    pyramid = ASPP(in_channels, ASPP_RATES[output_stride], out_channels=out_channels)
+    pyramid.project[-1] = nn.Dropout(dropout)
+    return pyramid

@@ -1,18 +1,12 @@
-"""What every network shares: the layer, the pyramid, the way from pixels to logits."""
+"""What every network shares: the layer and the way from pixels to logits."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.segmentation.deeplabv3 import ASPP
-
-from selftrain.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of red, green, blue in [0, 1]: what the published backbones were trained with."""
-
-ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
-"""Output stride -> dilations that span the same pixels of the image (DeepLabV3, section 3.3)."""
 
 
 def conv_bn_relu(
@@ -36,27 +30,6 @@ def conv_bn_relu(
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
-
-
-def aspp(
-    in_channels: int, out_channels: int = 256, *, output_stride: int, dropout: float = 0.1
-) -> ASPP:
-    """Make an atrous spatial pyramid pooling.
-
-    Its image pooling leaves one value per channel and image, so that a training batch of one
-    image is refused by its batch normalisation.
-
-    Args:
-        in_channels: Channels of the deep features.
-        out_channels: Channels of each branch and of the result.
-        output_stride: Of the deep features: 8, 16 or 32; decides the dilations.
-        dropout: Of the output, as in the authors' TensorFlow code; torchvision drops half.
-    """
-    if output_stride not in ASPP_RATES:
-        raise InputError(f"output_stride is {output_stride}; choose from {list(ASPP_RATES)}")
-    pyramid = ASPP(in_channels, ASPP_RATES[output_stride], out_channels=out_channels)
-    pyramid.project[-1] = nn.Dropout(dropout)
-    return pyramid
 
 
 def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
