@@ -12,12 +12,14 @@ from selftrain import comparison, distributed, progress, tracking
 from selftrain.checkpoint import CARD, NETWORK
 from selftrain.command_line import parse
 from selftrain.config import Config, flatten
-from selftrain.data.sample import digest_samples
+from selftrain.data.digests import digest_samples
+from selftrain.datasets import export_scenes
 from selftrain.errors import InputError
 from selftrain.evaluate import METRICS
-from selftrain.machine import describe
+from selftrain.machine import count_workers, describe
 from selftrain.pipeline import Pipeline
 from selftrain.predict import list_pictures, predict
+from selftrain.prepare import PAGE
 from selftrain.stage import Product
 
 Action = Callable[[Pipeline, tracking.Run], None]
@@ -25,7 +27,14 @@ Action = Callable[[Pipeline, tracking.Run], None]
 
 def _prepare(pipeline: Pipeline, run: tracking.Run) -> None:
     """Draw or read the benchmark's data, check them and summarise them."""
-    _ = pipeline.prepared
+    config = pipeline.config
+    if config.prepare.export == "cityscapes":
+        scenes, root = config.data.scenes, config.machine.data_root
+        export_scenes(scenes, root, count_workers(config.machine))
+    product = pipeline.prepared
+    if config.prepare.cache == "raw":
+        pipeline.data.build_raw_cache(count_workers(config.machine))
+    progress.say(f"summary: {product.folder / PAGE}")
 
 
 def _teacher(pipeline: Pipeline, run: tracking.Run) -> None:
@@ -41,6 +50,11 @@ def _pseudo_label(pipeline: Pipeline, run: tracking.Run) -> None:
 def _student(pipeline: Pipeline, run: tracking.Run) -> None:
     """Train the student on real and pseudo labels."""
     _finish(pipeline.student, run)
+
+
+def _finetune(pipeline: Pipeline, run: tracking.Run) -> None:
+    """Train on a benchmark's labels, from any teacher or student."""
+    _finish(pipeline.finetuned, run)
 
 
 def _evaluate(pipeline: Pipeline, run: tracking.Run) -> None:
@@ -151,6 +165,7 @@ ACTIONS: dict[str, Action] = {
     "teacher": _teacher,
     "pseudo_label": _pseudo_label,
     "student": _student,
+    "finetune": _finetune,
     "evaluate": _evaluate,
     "predict": _predict,
     "main": _main,

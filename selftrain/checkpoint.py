@@ -10,17 +10,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import nn
+from torch import Tensor, nn
 
 from selftrain.data.sample import ClassTable
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
-from selftrain.models import build_network
+from selftrain.models import SegmentationNetwork, build_network
+from selftrain.models.weights import load_fitting
+
+Network = TypeVar("Network", bound=nn.Module)
 
 NETWORK = "network"
 """Name of the folder that holds a network inside a logged model."""
@@ -40,6 +44,8 @@ class ModelCard:
     """RGB for each class."""
     scale: float
     """The network was trained on frames resized by this factor."""
+    short_side: int = 0
+    """The network was trained on frames whose shorter side was at most this; 0: of any size."""
 
     def class_table(self) -> ClassTable:
         """Return names and colours as the readers know them."""
@@ -70,7 +76,24 @@ def load_card(folder: Path) -> ModelCard:
         ) from error
 
 
-def load_network(folder: Path, device: torch.device) -> tuple[nn.Module, ModelCard]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Read the weights that `save_network` wrote.
+
+    Raises:
+        InputError: there are none, or the file is damaged.
+    """
+    path = folder / WEIGHTS
+    try:
+        return load_tensors(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{folder} holds no network: {WEIGHTS} is missing.") from error
+    except SafetensorError as error:
+        raise InputError(
+            f"{path} is damaged ({error}): copy or train the network again."
+        ) from error
+
+
+def load_network(folder: Path, device: torch.device) -> tuple[SegmentationNetwork, ModelCard]:
     """Build the network that `save_network` wrote, in evaluation mode.
 
     Raises:
@@ -85,21 +108,44 @@ def load_network(folder: Path, device: torch.device) -> tuple[nn.Module, ModelCa
         head_channels=card.head_channels,
         backbone_weights="none",
     )
-    try:
-        network.load_state_dict(load_tensors((folder / WEIGHTS).read_bytes()))
-    except OSError as error:
-        raise InputError(f"{folder} holds no network: {WEIGHTS} is missing.") from error
-    except Exception as error:  # safetensors and load_state_dict each raise their own kinds
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{folder / WEIGHTS} does not fit {CARD} beside it: {reason}") from error
+    load_fitting(network, read_weights(folder), f"{folder / WEIGHTS} does not fit {CARD} beside it")
     return on_device(network, device).eval(), card
 
 
-def on_device(network: nn.Module, device: torch.device) -> nn.Module:
+def load_start(network: SegmentationNetwork, folder: Path, classes: Sequence[str]) -> bool:
+    """Give a network another's weights, to go on from there on the same or on other classes.
+
+    Args:
+        network: Gets the weights.
+        folder: Of the network to start from.
+        classes: Names of the classes that `network` is to learn. If the other has just these, its
+            classifier is taken over too; else `network` keeps its own, which is random.
+
+    Returns:
+        Whether the classifier was taken over.
+
+    Raises:
+        InputError: the folder holds no network, or one of another architecture; the parameters
+            that do not fit are named.
+    """
+    card = load_card(folder)
+    weights = read_weights(folder)
+    keeps_classifier = list(card.classes) == list(classes)
+    if not keeps_classifier:
+        own = network.state_dict()
+        for name in network.classifier_names():
+            weights[name] = own[name]
+    refusal = f"The {card.network} in {folder} does not fit the network that is to start from it"
+    load_fitting(network, weights, refusal)
+    return keeps_classifier
+
+
+def on_device(network: Network, device: torch.device) -> Network:
     """Move a network to a device, in the memory layout that convolutions are fastest in."""
     network.to(device)
     # channels_last halves a training step on the CPU and feeds tensor cores on a GPU.
-    return network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)
+    return network
 
 
 def require_same_classes(found: Sequence[str], wanted: Sequence[str], what: str) -> None:

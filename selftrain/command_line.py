@@ -21,7 +21,8 @@ def parse(argv: Sequence[str], stages: Mapping[str, str]) -> tuple[str, Config]:
     """Return the stage and the config that a command line asks for.
 
     Args:
-        argv: `STAGE --dotted.path value --dotted.path=value ...`, without the program's name.
+        argv: `STAGE --dotted.path value --dotted.path=value ...`, without the program's name. Of
+            the stage's own knobs the first part may be left out: `predict --images DIR`.
         stages: Name of each stage -> one line about it.
 
     Raises:
@@ -39,6 +40,7 @@ def parse(argv: Sequence[str], stages: Mapping[str, str]) -> tuple[str, Config]:
     texts = _pairs(rest)
     config = benchmark(texts.pop("benchmark", Config().benchmark))
     known, types = flatten(config), leaf_types(Config)
+    texts = {_full_path(path, stage, known): text for path, text in texts.items()}
     for path in texts:
         check_known(path, known)
     return stage, override(config, {k: _value(k, v, types[k]) for k, v in texts.items()})
@@ -57,6 +59,7 @@ def _overview(stages: Mapping[str, str]) -> str:
             "",
             "python -m selftrain STAGE --help lists every knob; for example:",
             "  python -m selftrain student --student.optim.lr 0.02",
+            "Of a stage's own knobs the first part may be left out: student --optim.lr 0.02.",
         ]
     )
 
@@ -92,6 +95,12 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
             text = rest.pop(0)
         found[path] = text
     return found
+
+
+def _full_path(path: str, stage: str, known: Mapping[str, object]) -> str:
+    """Return the whole path of a knob that may be named as the stage's own."""
+    own = f"{stage}.{path}"
+    return own if path not in known and own in known else path
 
 
 def leaf_types(config_type: type, prefix: str = "") -> dict[str, Any]:

@@ -18,7 +18,8 @@ from selftrain.errors import InputError
 
 Scalar = str | int | float | bool | Path
 
-LABELLED_FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+POOLS = ("rest", "train_extra", "mapillary", "bdd100k", "folder")
+"""Where unlabelled images may come from."""
 
 
 def _require(ok: bool, knob: str, value: object, allowed: str) -> None:
@@ -44,6 +45,8 @@ class ScenesConfig:
     """Images of the dev split, on which choices are made."""
     test: int = 128
     """Images of the test split, which `evaluate` reads."""
+    style: Literal["city", "abroad"] = "city"
+    """city has Cityscapes' 19 classes; abroad is another country with 27 (Figure 3)."""
     width: int = 256
     """Width in pixels, an even number from 64 to 2048; the height is half of it."""
     seed: int = 0
@@ -61,12 +64,34 @@ class ScenesConfig:
 class DataConfig:
     """Which images there are and which of them carry labels."""
 
-    dataset: Literal["scenes", "camvid"] = "scenes"
-    """Reader of the files: scenes (drawn by the program) or camvid."""
+    dataset: Literal[
+        "scenes",
+        "cityscapes",
+        "mapillary",
+        "camvid",
+        "camvid_original",
+        "kitti",
+        "bdd100k",
+        "folder",
+    ] = "scenes"
+    """Layout of the files below machine.data_root (docs/data.md); scenes are drawn there."""
     labelled_fraction: float = 0.125
-    """Share of the training images whose labels are used: 1/16, 1/8, 1/4, 1/2 or 1 [choice]."""
+    """Share of the training images whose labels are used: 1/16, 1/8, 1/4, 1/2 or 1; mapillary
+    1/10, 1/5, 1/2 or 1; scenes and folder any above 0 to 1 [choice]."""
+    shots: int = 0
+    """Use the labels of so many images per class instead of a fraction; 0 is off [deck]."""
+    mapillary_version: Literal["1.2", "2.0"] = "1.2"
+    """Of mapillary: 1.2 has 65 classes, 2.0 has more; the pictures are the same [deck]."""
+    fold: int = 0
+    """Of kitti: which of its 5 folds is measured on, 0 to 4 [choice]."""
+    train_on: Literal["train", "train+dev", "train+val"] = "train"
+    """train keeps dev out, for choices; the others give it, and val, to the training [choice]."""
+    pool: str = "rest"
+    """Unlabelled images: rest (of train), train_extra, mapillary, bdd100k, folder; + joins."""
     scale: float = 1.0
     """Frames are resized by this factor when they are read; 1 is the files' own size."""
+    short_side: int = 0
+    """Frames with a longer shorter side, in pixels, are resized to it; 0 is no limit [choice]."""
     tile: int = 1024
     """Centroids are found tile by tile: side of a tile in pixels of the scaled frame [VPLR]."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
@@ -74,9 +99,27 @@ class DataConfig:
     def __post_init__(self) -> None:
         _require_positive("scale", self.scale)
         _require(self.tile >= 8, "tile", self.tile, "8 pixels or more")
-        known = self.labelled_fraction in LABELLED_FRACTIONS
-        allowed = "1/16, 1/8, 1/4, 1/2 or 1"
-        _require(known, "labelled_fraction", self.labelled_fraction, allowed)
+        share = 0 < self.labelled_fraction <= 1
+        _require(share, "labelled_fraction", self.labelled_fraction, "above 0 to 1")
+        _require(self.shots >= 0, "shots", self.shots, "0 or more")
+        _require(0 <= self.fold <= 4, "fold", self.fold, "0 to 4")
+        limit = self.short_side == 0 or self.short_side >= 32
+        _require(limit, "short_side", self.short_side, "0, or 32 pixels or more")
+        parts = self.pool.split("+")
+        known = set(parts) <= set(POOLS) and len(parts) == len(set(parts))
+        _require(known, "pool", self.pool, f"some of {', '.join(POOLS)}, joined by +")
+        elsewhere = set(parts) - {"rest", "train_extra"}  # at machine.pool_root, all of them
+        _require(len(elsewhere) <= 1, "pool", self.pool, "one of mapillary, bdd100k and folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """What `prepare` does besides looking at the data."""
+
+    cache: Literal["none", "raw"] = "none"
+    """raw writes the frames as memory maps, from which trainings then cut their crops."""
+    export: Literal["none", "cityscapes"] = "none"
+    """cityscapes draws scenes in Cityscapes' layout into machine.data_root, to rehearse with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +256,8 @@ class TrainConfig:
 
     epochs: int = 180
     """[VPLR]"""
+    start: str = "none"
+    """Run id of a training to go on from; its classifier is replaced if the classes differ."""
     seed: int = 0
     """Decides the initial weights, the crops and their augmentation."""
     eval_every: int = 10
@@ -260,6 +305,8 @@ class PseudoLabelConfig:
     inference: InferenceConfig = field(default_factory=lambda: InferenceConfig(flip=True))
     shard_size: int = 256
     """Images of a shard: what is done again after an interruption."""
+    hood: bool = False
+    """Ignore where Cityscapes' own car is seen: its frames' border, as in train_extra [choice]."""
     measure: bool = False
     """Open the pool's hidden labels, if it has any, to measure the pseudo labels."""
 
@@ -273,6 +320,8 @@ class EvaluateConfig:
 
     model: str = "none"
     """Run id of a training; none: the student that the config describes."""
+    submission: bool = False
+    """Label Cityscapes' test images too, and zip them for the test server."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)
 
 
@@ -295,6 +344,8 @@ class MachineConfig:
 
     data_root: Path = Path("data")
     """Folder of the data set's files; scenes are drawn into it."""
+    pool_root: Path = Path("pool")
+    """Folder of the pool's files, where data.pool is mapillary, bdd100k or folder."""
     outputs: Path = Path("outputs")
     """Folder for the stages' products, one folder a key."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -313,21 +364,25 @@ class Config:
     """The whole pipeline."""
 
     benchmark: str = "scenes"
-    """Named set of values for everything below: scenes, camvid_small or camvid."""
+    """Named set of values for everything below; benchmarks.py lists them."""
     data: DataConfig = field(default_factory=DataConfig)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
     teacher: TrainConfig = field(default_factory=TrainConfig)
     pseudo_label: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     student: TrainConfig = field(
         default_factory=lambda: TrainConfig(data=EpochConfig(repeat=0.5, pseudo_ratio=7.0))
     )
+    finetune: TrainConfig = field(default_factory=TrainConfig)
+    """Training on the benchmark's labels from `finetune.start` (Table 5, Figure 3)."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
 
     def __post_init__(self) -> None:
-        ratio = self.teacher.data.pseudo_ratio
         text = "0, for the teacher is there before its pseudo labels are"
-        _require(ratio == 0, "teacher.data.pseudo_ratio", ratio, text)
+        for who in ("teacher", "finetune"):
+            ratio = getattr(self, who).data.pseudo_ratio
+            _require(ratio == 0, f"{who}.data.pseudo_ratio", ratio, text)
 
 
 T = TypeVar("T")

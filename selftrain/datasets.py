@@ -3,26 +3,44 @@
 The data modules take numbers and folders; this is where the config's values reach them.
 """
 
-from collections.abc import Callable
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
-from selftrain.config import Config, DataConfig
-from selftrain.data import camvid, scenes
-from selftrain.data.sample import (
-    Blob,
-    ClassTable,
-    Reader,
-    Sample,
-    Splits,
-    digest_image,
-    digest_samples,
+import numpy as np
+
+from selftrain import progress
+from selftrain.config import Config, DataConfig, MachineConfig, ScenesConfig
+from selftrain.data import (
+    bdd100k,
+    camvid,
+    camvid_original,
+    cityscapes,
+    folder,
+    kitti,
+    mapillary,
+    scenes,
 )
+from selftrain.data.cache import RawCache
+from selftrain.data.cache_writing import build_raw_cache
+from selftrain.data.digests import FileDigests, digest_samples
+from selftrain.data.export import export_cityscapes
+from selftrain.data.reader import Reader
+from selftrain.data.sample import Blob, Sample, Splits
+from selftrain.data.shares import take_shots
+from selftrain.data.statistics import count_label
 from selftrain.errors import InputError
 
 FIRST_TEST_SEED, FIRST_DEV_SEED = 2_000_000, 1_000_000
 """Scene numbers of test and dev start here, far behind those of the training pool."""
+SHOTS_SEED = 0
+"""Decides which images `data.shots` takes; the same for every training, as a split file is."""
+
+_RAW = "raw-"  # and a key: folder of a raw cache
 
 
 @dataclass(frozen=True)
@@ -31,39 +49,89 @@ class OpenData:
 
     config: DataConfig
     splits: Splits
-
-    @property
-    def reader(self) -> Reader:
-        """Reads the samples at the config's scale."""
-        return Reader(self.splits.classes, self.config.scale)
+    cache: Path
+    """Folder of what can be made again: digests of files, raw frames."""
 
     @cached_property
-    def _digest_image(self) -> Callable[[Sample], str]:
-        """`digest_image`, but no image is read for it twice."""
-        return cache(digest_image)
+    def digests(self) -> FileDigests:
+        """Digests of the files, remembered."""
+        return FileDigests(self.cache / "digests.sqlite")
+
+    @cached_property
+    def reader(self) -> Reader:
+        """Reads the samples at the config's size, from the raw cache where there is one."""
+        reader = Reader(self.splits.classes, self.config.scale, self.config.short_side)
+        if not any(self.cache.glob(f"{_RAW}*")):  # so that nothing need be hashed
+            return reader
+        folder, digest = self._raw_cache(reader)
+        found = RawCache.open(folder, source_digest=digest, reader=reader)
+        return dataclasses.replace(reader, cache=found)
+
+    def build_raw_cache(self, workers: int) -> None:
+        """Write the frames that trainings read as memory maps, or check those that are there.
+
+        Raises:
+            InputError: a file cannot be read, the disk is too small, or the cache is damaged.
+        """
+        if isinstance(self.reader.cache, RawCache):
+            with progress.bar("check the raw cache", len(self._cached)) as bar:
+                self.reader.cache.verify(workers=workers, advance=bar.advance)
+            return
+        folder, digest = self._raw_cache(self.reader)
+        with progress.bar("raw cache", len(self._cached)) as bar:
+            build_raw_cache(
+                self._cached,
+                self.reader,
+                folder,
+                source_digest=digest,
+                workers=workers,
+                advance=bar.advance,
+            )
+        progress.say(f"raw cache: {folder}")
+
+    @property
+    def _cached(self) -> Sequence[Sample]:
+        """The samples that trainings and labelling read; `evaluate` reads its own once."""
+        return [*self.splits.labelled, *self.splits.dev, *self.splits.unlabelled]
+
+    def _raw_cache(self, reader: Reader) -> tuple[Path, str]:
+        """Return where the raw frames of this config lie, and the digest of their files."""
+        digests = self.labelled_digest, self.dev_digest, self.pool_digest
+        digest = hashlib.blake2b(repr(digests).encode(), digest_size=8).hexdigest()
+        facts = repr((digest, reader.scale, reader.short_side, reader.classes.names))
+        key = hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
+        return self.cache / f"{_RAW}{key}", digest
 
     @cached_property
     def labelled_digest(self) -> str:
         """Digest of the labelled images and their labels."""
-        return digest_samples(self.splits.labelled, labels=True, image=self._digest_image)
+        return self._digest(self.splits.labelled, labels=True)
 
     @cached_property
     def pool_digest(self) -> str:
         """Digest of the pool's images; no label is opened."""
-        return digest_samples(self.splits.unlabelled, labels=False, image=self._digest_image)
+        return self._digest(self.splits.unlabelled, labels=False)
 
     @cached_property
     def dev_digest(self) -> str:
         """Digest of dev and its labels."""
-        return digest_samples(self.splits.dev, labels=True, image=self._digest_image)
+        return self._digest(self.splits.dev, labels=True)
 
     @cached_property
     def evaluation_digests(self) -> dict[str, str]:
         """Digest of each evaluation split and its labels."""
         return {
-            name: digest_samples(samples, labels=True, image=self._digest_image)
+            name: self._digest(samples, labels=True)
             for name, samples in self.splits.evaluation.items()
         }
+
+    @cached_property
+    def to_submit_digest(self) -> str:
+        """Digest of the images for a test server."""
+        return self._digest(self.splits.to_submit, labels=False)
+
+    def _digest(self, samples: Sequence[Sample], *, labels: bool) -> str:
+        return digest_samples(samples, labels=labels, digest=self.digests.digest)
 
     def require_clean_pool(self) -> None:
         """Refuse a pool that is empty or shares an image with an evaluation split.
@@ -72,15 +140,16 @@ class OpenData:
         """
         if not self.splits.unlabelled:
             raise InputError(f"There are no unlabelled images: {self._why_no_pool()}.")
+        digest = self.digests.digest
         held_out = {
-            self._digest_image(sample): (name, sample)
+            digest(sample.image): (name, sample)
             for name, samples in {"dev": self.splits.dev, **self.splits.evaluation}.items()
             for sample in samples
         }
         shared = [
-            (sample, *held_out[digest])
+            (sample, *held_out[found])
             for sample in self.splits.unlabelled
-            if (digest := self._digest_image(sample)) in held_out
+            if (found := digest(sample.image)) in held_out
         ]
         if shared:
             mine, split, theirs = shared[0]
@@ -91,16 +160,23 @@ class OpenData:
             )
 
     def _why_no_pool(self) -> str:
+        if self.config.pool != "rest":
+            return f"data.pool = {self.config.pool} holds none; choose another or add pictures"
         if self.config.labelled_fraction == 1:
             return "data.labelled_fraction = 1 labels them all; choose a smaller one"
         if self.config.dataset == "scenes":
             return f"data.scenes.images = {self.config.scenes.images} is too few; choose more"
-        return "train holds no frames besides the labelled ones and dev; copy the data set again"
+        return "train holds no frames besides the labelled ones and dev; choose another data.pool"
 
     def inputs(self) -> dict[str, object]:
         """Return the part of a training's identity that says how frames are read."""
-        classes = self.splits.classes
-        return {"scale": self.config.scale, "tile": self.config.tile, "classes": classes.names}
+        classes, limit = self.splits.classes, self.config.short_side
+        return {
+            "scale": self.config.scale,
+            "tile": self.config.tile,
+            "classes": classes.names,
+            **({"short_side": limit} if limit else {}),
+        }
 
 
 def open_data(config: Config) -> OpenData:
@@ -109,16 +185,62 @@ def open_data(config: Config) -> OpenData:
     Raises:
         InputError: files are missing or not laid out as the data set's reader expects.
     """
-    data, root = config.data, config.machine.data_root
-    if data.dataset == "camvid":
-        return OpenData(data, camvid.splits(root, labelled_fraction=data.labelled_fraction))
-    return OpenData(data, _scenes_splits(data, root))
+    data, machine = config.data, config.machine
+    splits = OPENERS[data.dataset](data, machine.data_root)
+    splits = _widen(splits, data.train_on)
+    if data.shots > 0:
+        splits = _take_shots(splits, data)
+    if data.pool != "rest":
+        splits = _take_pool(splits, data.pool.split("+"), machine)
+    return OpenData(data, splits, machine.outputs / "cache")
 
 
-def _scenes_splits(data: DataConfig, root: Path) -> Splits:
+def export_scenes(size: ScenesConfig, root: Path, workers: int) -> None:
+    """Draw scenes in Cityscapes' layout and size, to rehearse with.
+
+    There are `size.images` frames of train, as many of train_extra, `size.dev` of val and
+    `size.test` of test.
+
+    Raises:
+        InputError: the folder holds another export, or the disk is too small.
+    """
+    counts = {
+        "train": size.images,
+        "val": size.dev,
+        "test": size.test,
+        "train_extra": size.images,
+    }
+    with progress.bar("export", sum(counts.values())) as bar:
+        export_cityscapes(root, seed=size.seed, counts=counts, workers=workers, advance=bar.advance)
+
+
+def _by_fraction(read: Callable[..., Splits]) -> Callable[[DataConfig, Path], Splits]:
+    """Hand a reader the only number that most of them need."""
+    return lambda data, root: read(root, labelled_fraction=data.labelled_fraction)
+
+
+def _open_mapillary(data: DataConfig, root: Path) -> Splits:
+    return mapillary.splits(
+        root, labelled_fraction=data.labelled_fraction, version=data.mapillary_version
+    )
+
+
+def _open_folder(data: DataConfig, root: Path) -> Splits:
+    table = root if root.suffix == ".csv" else None
+    place = root.parent if table else root
+    return folder.splits(place, labelled_fraction=data.labelled_fraction, table=table)
+
+
+def _open_kitti(data: DataConfig, root: Path) -> Splits:
+    return kitti.splits(root, labelled_fraction=data.labelled_fraction, fold=data.fold)
+
+
+def _open_scenes(data: DataConfig, root: Path) -> Splits:
     """Draw the splits that are missing and list them."""
     size = data.scenes
-    name = f"scenes-v{scenes.VERSION}-seed{size.seed}-{size.width}x{size.width // 2}"
+    abroad = "" if size.style == "city" else f"{size.style}-"
+    height, drawn = size.width // 2, f"{abroad}v{scenes.version(size.style)}"
+    name = f"scenes-{drawn}-seed{size.seed}-{size.width}x{height}"
     counts = {
         "train": range(size.images),
         "dev": range(FIRST_DEV_SEED, FIRST_DEV_SEED + size.dev),
@@ -126,25 +248,26 @@ def _scenes_splits(data: DataConfig, root: Path) -> Splits:
     }
     found: dict[str, list[Sample]] = {}
     for split, indices in counts.items():
-        folder = root / name / f"{split}-{len(indices)}"
+        place = root / name / f"{split}-{len(indices)}"
         try:
             scenes.write_split(
-                folder,
+                place,
                 seed=size.seed,
                 indices=indices,
                 width=size.width,
-                height=size.width // 2,
+                height=height,
+                style=size.style,
             )
         except OSError as error:
             raise InputError(
-                f"Scenes cannot be drawn into {folder} ({error.strerror or error}): "
+                f"Scenes cannot be drawn into {place} ({error.strerror or error}): "
                 "set machine.data_root to a folder that can be written."
             ) from error
-        found[split] = _list_scenes(folder)
+        found[split] = _list_scenes(place)
     labelled = max(1, round(size.images * data.labelled_fraction))
     pool = found["train"][labelled:]
     return Splits(
-        classes=ClassTable(scenes.NAMES, scenes.COLORS),
+        classes=scenes.classes(size.style),
         labelled=found["train"][:labelled],
         unlabelled=[Sample(sample.name, sample.image) for sample in pool],
         dev=found["dev"],
@@ -153,9 +276,86 @@ def _scenes_splits(data: DataConfig, root: Path) -> Splits:
     )
 
 
-def _list_scenes(folder: Path) -> list[Sample]:
-    images = sorted((folder / "images").glob("*.png"))
+def _list_scenes(place: Path) -> list[Sample]:
+    images = sorted((place / "images").glob("*.png"))
     return [
-        Sample(f"{folder.name}/{image.stem}", image, Blob(folder / "labels" / image.name))
+        Sample(f"{place.name}/{image.stem}", image, Blob(place / "labels" / image.name))
         for image in images
     ]
+
+
+OPENERS: dict[str, Callable[[DataConfig, Path], Splits]] = {
+    "scenes": _open_scenes,
+    "cityscapes": _by_fraction(cityscapes.splits),
+    "mapillary": _open_mapillary,
+    "camvid": _by_fraction(camvid.splits),
+    "camvid_original": _by_fraction(camvid_original.splits),
+    "kitti": _open_kitti,
+    "bdd100k": _by_fraction(bdd100k.splits),
+    "folder": _open_folder,
+}
+"""Reader of each data set."""
+POOLS: dict[str, Callable[[Path], Sequence[Sample]]] = {
+    "train_extra": cityscapes.train_extra,
+    "mapillary": mapillary.pool,
+    "bdd100k": bdd100k.pool,
+    "folder": folder.pool,
+}
+"""Lists the images of each pool that is not the rest of train."""
+
+
+def _widen(splits: Splits, train_on: str) -> Splits:
+    """Let dev train, and val with it, once all choices are made."""
+    if train_on == "train":
+        return splits
+    evaluation = dict(splits.evaluation)
+    labelled = [*splits.labelled, *splits.dev]
+    if train_on == "train+val":
+        if "val" not in evaluation:
+            raise InputError(
+                "data.train_on = train+val, but the data set has no val split: choose train+dev."
+            )
+        labelled += evaluation.pop("val")
+    return dataclasses.replace(splits, labelled=labelled, dev=(), evaluation=evaluation)
+
+
+def _take_shots(splits: Splits, data: DataConfig) -> Splits:
+    """Keep the labels of so many images per class (Figure 3); the others join the pool."""
+    labelled = splits.labelled
+    reader, classes = Reader(splits.classes, data.scale, data.short_side), len(splits.classes)
+    with ThreadPoolExecutor() as pool:  # decoding and counting release the interpreter's lock
+        counts = pool.map(lambda sample: count_label(reader.label(sample), classes), labelled)
+        has_class = np.array(list(counts)).reshape(-1, classes) > 0
+    names = [sample.name for sample in labelled]
+    chosen = set(take_shots(has_class, names, data.shots, seed=SHOTS_SEED))
+    others = [sample for i, sample in enumerate(labelled) if i not in chosen]
+    return dataclasses.replace(
+        splits,
+        labelled=[labelled[i] for i in sorted(chosen)],
+        unlabelled=[*splits.unlabelled, *map(_without_label, others)],
+        pool_with_labels=[*splits.pool_with_labels, *others],
+    )
+
+
+def _without_label(sample: Sample) -> Sample:
+    return Sample(sample.name, sample.image)
+
+
+def _take_pool(splits: Splits, names: Sequence[str], machine: MachineConfig) -> Splits:
+    """Replace the pool by those named; hidden labels are known of the rest of train alone."""
+
+    def listed(name: str) -> Sequence[Sample]:
+        if name == "rest":
+            return splits.unlabelled
+        return POOLS[name](machine.data_root if name == "train_extra" else machine.pool_root)
+
+    if len(names) == 1:  # as it is: it may be a long list without an object for each
+        return dataclasses.replace(splits, unlabelled=listed(names[0]), pool_with_labels=())
+    pool = [
+        # Two data sets may name their images alike.
+        it if name == "rest" else dataclasses.replace(it, name=f"{name}/{it.name}")
+        for name in names
+        for it in listed(name)
+    ]
+    hidden = splits.pool_with_labels if "rest" in names else ()
+    return dataclasses.replace(splits, unlabelled=pool, pool_with_labels=hidden)

@@ -5,21 +5,27 @@ The only stage that reads val and test. Metric keys carry the split: `test/mIoU`
 """
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from selftrain import distributed, progress, tracking
 from selftrain.checkpoint import load_network, require_same_classes
 from selftrain.config import EvaluateConfig, MachineConfig
-from selftrain.data.sample import Reader, Splits
+from selftrain.data.reader import Reader
+from selftrain.data.sample import Sample, Splits
 from selftrain.files import write_atomically
-from selftrain.inference import Predictor, batch_size_for, score
+from selftrain.inference import Predictor, batch_size_for, frames, score
 from selftrain.machine import count_workers
 from selftrain.metrics import ConfusionMatrix
 from selftrain.pictures import confusion_figure
+from selftrain.submission import write_submission
 
 METRICS = "metrics.json"
+SUBMISSION = "submission.zip"
 
 
 def evaluate(
@@ -33,11 +39,12 @@ def evaluate(
 ) -> None:
     """Score a network on each evaluation split, whole images.
 
-    Leaves in `folder`: `metrics.json`, `per_class.csv` (a row a class, a column a split) and
-    the confusion matrix of each split as CSV.
+    Leaves in `folder`: `metrics.json`, `per_class.csv` (a row a class, a column a split), the
+    confusion matrix of each split as CSV, and `submission.zip` if one is asked for.
 
     Raises:
-        InputError: the network has other classes than the data set.
+        InputError: the network has other classes than the data set, or a submission is asked for
+            where there is nothing to submit.
     """
     device = distributed.choose_device(machine.device)
     network, card = load_network(model, device)
@@ -62,9 +69,31 @@ def evaluate(
         if distributed.rank() == 0:
             _keep_matrix(split, matrix, reader.classes.names, folder, run)
     if distributed.rank() == 0:
+        if config.submission:
+            labelled = _label(predictor, splits.to_submit, reader, count_workers(machine))
+            written = write_submission(folder / SUBMISSION, labelled, reader.classes)
+            progress.say(f"{written} test images to submit: {folder / SUBMISSION}")
         run.log_metrics(metrics)
         write_atomically(folder / METRICS, json.dumps(metrics, indent=2).encode())
         write_atomically(folder / "per_class.csv", per_class.to_csv(index=False).encode())
+
+
+def _label(
+    predictor: Predictor, samples: Sequence[Sample], reader: Reader, workers: int
+) -> Iterator[tuple[Sample, NDArray[np.uint8]]]:
+    """Yield samples with their predicted train ids (H, W)."""
+    batches = frames(
+        samples,
+        reader,
+        with_labels=False,
+        batch_size=batch_size_for(predictor.device),
+        workers=workers,
+        share=(0, 1),  # one process writes the file
+    )
+    for batch in batches:
+        labels = predictor.labels(batch.images)[0].cpu().numpy()
+        for row, position in enumerate(batch.positions):
+            yield samples[position], labels[row]
 
 
 def named_metrics(split: str, matrix: ConfusionMatrix, names: tuple[str, ...]) -> dict[str, float]:

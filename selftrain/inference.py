@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from selftrain import distributed
-from selftrain.data.sample import Reader, Sample
+from selftrain.data.reader import Reader, frame_factor
+from selftrain.data.sample import Sample
 from selftrain.errors import InputError, from_worker
 from selftrain.metrics import ConfusionMatrix
 
@@ -40,6 +41,11 @@ class Predictor:
     flip: bool = False
     """Average with the mirrored image too."""
     precision: str = "auto"
+    frame_scale: float = 1.0
+    """Images are resized by this factor before anything else, and the result back again: for
+    pictures as they are, where the network was trained on frames that a reader had resized."""
+    short_side: int = 0
+    """Likewise, images whose shorter side would be longer than this are resized to it; 0: none."""
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
@@ -51,7 +57,8 @@ class Predictor:
         images = images.contiguous(memory_format=torch.channels_last)
         height, width = images.shape[-2:]
         total: Tensor | None = None
-        for scale in self.scales:
+        factor = frame_factor(height, width, self.frame_scale, self.short_side)
+        for scale in (wanted * factor for wanted in self.scales):
             resized = images if scale == 1 else _resize(images.float(), scale)
             for mirrored in (False, True) if self.flip else (False,):
                 with autocast(self.device, self.precision):

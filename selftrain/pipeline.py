@@ -14,20 +14,20 @@ from pathlib import Path
 
 from selftrain import distributed, progress, tracking
 from selftrain.checkpoint import load_card, require_same_classes
-from selftrain.config import Config, EpochConfig, Scalar, TrainConfig, flatten
+from selftrain.config import Config, EpochConfig, Scalar, TrainConfig, flatten, override
 from selftrain.data.centroids import Centroids, find_centroids
 from selftrain.data.pseudo_labels import PseudoLabelSet
-from selftrain.data.sample import Reader, Sample
+from selftrain.data.sample import Sample
 from selftrain.datasets import OpenData, open_data
 from selftrain.errors import InputError
 from selftrain.evaluate import evaluate
 from selftrain.machine import count_workers, describe
-from selftrain.prepare import prepare
+from selftrain.prepare import prepare, scan_splits
 from selftrain.pseudo_label import label_pool, measure_once
 from selftrain.stage import Make, Product, Stage, open_product, run_stage
 from selftrain.train import TrainingData, train
 
-PREPARE = Stage("prepare", version=1)
+PREPARE = Stage("prepare", version=2)
 TRAIN = Stage("train", version=1, artifacts=tracking.MODEL_ARTIFACTS)
 PSEUDO_LABEL = Stage("pseudo_label", version=1)
 EVALUATE = Stage("evaluate", version=1)
@@ -57,12 +57,22 @@ class Pipeline:
     @cached_property
     def prepared(self) -> Product:
         """The data's summary: counts, class pixels, pictures."""
+        data, title = self.data, self.config.benchmark
+        # Before any digest is asked for: a missing file is then one in a list of all mistakes.
+        frames = scan_splits(
+            data.splits,
+            data.reader,
+            title=title,
+            tile=data.config.tile,
+            workers=count_workers(self.config.machine) + 1,  # this process is idle meanwhile
+            cache=data.cache,
+        )
 
         def make(folder: Path, run: tracking.Run) -> None:
-            _log_labelled(self.data, run)
+            _log_labelled(data, run)
             self._log_pool(run)
             self._log_evaluation(run)
-            prepare(self.data.splits, self.data.reader, folder, run)
+            prepare(data.splits, frames, data.reader, folder, run, title=title)
 
         identity = {
             **self.data.inputs(),
@@ -70,6 +80,7 @@ class Pipeline:
             "pool": self.data.pool_digest,
             "dev": self.data.dev_digest,
             "evaluation": self.data.evaluation_digests,
+            "to submit": self.data.to_submit_digest,
         }
         return self._run(PREPARE, identity, make, "prepare")
 
@@ -107,7 +118,7 @@ class Pipeline:
         identity = {
             **data.inputs(),
             # Measuring the labels does not change them: their students stay as they are.
-            **flatten(dataclasses.replace(config, teacher="none", measure=False)),
+            **_set_knobs(dataclasses.replace(config, teacher="none", measure=False), "hood"),
             "teacher": teacher.key,
             "pool": data.pool_digest,
         }
@@ -151,7 +162,7 @@ class Pipeline:
 
         identity = {
             **data.inputs(),
-            **flatten(dataclasses.replace(config, model="none")),
+            **_set_knobs(dataclasses.replace(config, model="none"), "submission"),
             "model": model.key,
             "evaluation": data.evaluation_digests,
         }
@@ -163,35 +174,52 @@ class Pipeline:
         return self.student if named == "none" else self._trained_run(named, "evaluate.model")
 
     def _trained_run(self, run_id: str, knob: str) -> Product:
-        """Return the product of a training run that fits the data set's classes and scale."""
+        """Return the product of a training run that fits the data set's classes and sizes."""
+        product = self._open_run(run_id, knob)
+        card = load_card(product.folder)
+        classes = self.data.splits.classes.names
+        require_same_classes(card.classes, classes, f"{knob} = {run_id}")
+        for name in ("scale", "short_side"):
+            wanted, given = getattr(card, name), getattr(self.data.config, name)
+            if wanted != given:
+                raise InputError(
+                    f"{knob} = {run_id} was trained with data.{name} = {wanted:g}, but it is "
+                    f"{given:g} here: set data.{name} to {wanted:g}."
+                )
+        return product
+
+    @cached_property
+    def finetuned(self) -> Product:
+        """A network that goes on from another run's on the labelled images (Figure 3)."""
+        return self._train(self.config.finetune, "finetune")
+
+    def _open_run(self, run_id: str, knob: str) -> Product:
+        """Return the product of a finished training run, whatever it was trained on."""
         found = tracking.finished(run_id)
         if found.stage != TRAIN.name:
             raise InputError(
                 f"{knob} = {run_id} is a run of the stage {found.stage}, not of train."
             )
-        product = open_product(TRAIN, found.key, found.run_id, self.config.machine.outputs)
-        card = load_card(product.folder)
-        classes = self.data.splits.classes.names
-        require_same_classes(card.classes, classes, f"{knob} = {run_id}")
-        if card.scale != self.data.config.scale:
-            raise InputError(
-                f"{knob} = {run_id} was trained on frames scaled by {card.scale:g}, but data.scale "
-                f"is {self.data.config.scale:g}: set data.scale to {card.scale:g}."
-            )
-        return product
+        return open_product(TRAIN, found.key, found.run_id, self.config.machine.outputs)
+
+    def _start(self, run_id: str, title: str) -> Product | None:
+        return None if run_id == "none" else self._open_run(run_id, f"{title}.start")
 
     def _train(self, config: TrainConfig, title: str) -> Product:
         data = self.data
+        start = self._start(config.start, title)
         pseudo = self.pseudo_labels if config.data.pseudo_ratio > 0 else None
 
         def make(folder: Path, run: tracking.Run) -> None:
-            run.log_params(_params("teacher" if title == "teacher" else "student", config))
+            run.log_params(_params(section, config))
             _log_labelled(data, run)
+            if start is not None:
+                run.set_tags({"selftrain.upstream.start": start.run_id})
             if pseudo is not None:
                 run.set_tags({"selftrain.upstream.pseudo_labels": pseudo.run_id})
                 names = [sample.name for sample in data.splits.unlabelled]
                 run.log_dataset(names, name="pseudo", digest=pseudo.key, context="train")
-            training_data = self._training_data(config, pseudo)
+            training_data = self._training_data(config, pseudo, start)
             train(config, training_data, self.config.machine, folder, run, title=title)
 
         identity = {
@@ -200,16 +228,16 @@ class Pipeline:
             "labelled": data.labelled_digest,
             "dev": data.dev_digest,
             "pseudo_labels": pseudo.key if pseudo else None,
+            **({"start": start.key} if start else {}),
         }
         # The control is a student of other values: its record starts it again as one.
-        record = (
-            dataclasses.replace(self.config, teacher=config)
-            if title == "teacher"
-            else dataclasses.replace(self.config, student=config)
-        )
+        section = "student" if title == "control" else title
+        record = override(self.config, {f"{section}.{k}": v for k, v in flatten(config).items()})
         return self._run(TRAIN, identity, make, title, record)
 
-    def _training_data(self, config: TrainConfig, pseudo: Product | None) -> TrainingData:
+    def _training_data(
+        self, config: TrainConfig, pseudo: Product | None, start: Product | None
+    ) -> TrainingData:
         data = self.data
         centroid_fraction = config.sampling.centroid_fraction
         pseudo_samples: list[Sample] = []
@@ -225,20 +253,20 @@ class Pipeline:
                     else self._find(pseudo_samples, config.data.threshold)
                 )
         return TrainingData(
-            classes=data.splits.classes,
+            reader=data.reader,
             real=data.splits.labelled,
             real_centroids=(self._find(data.splits.labelled, 0.0) if centroid_fraction > 0 else {}),
             pseudo=pseudo_samples,
             pseudo_centroids=pseudo_centroids,
             dev=data.splits.dev,
-            scale=data.config.scale,
+            start=start.folder if start else None,
         )
 
     def _find(self, samples: Sequence[Sample], threshold: float) -> Centroids:
         machine, data = self.config.machine, self.data
         return find_centroids(
             samples,
-            Reader(data.splits.classes, data.config.scale, threshold),
+            dataclasses.replace(data.reader, threshold=threshold),
             tile=data.config.tile,
             cache=machine.outputs / "cache",
             workers=count_workers(machine),
@@ -281,11 +309,17 @@ def _params(prefix: str, config: object) -> dict[str, Scalar]:
     return {f"{prefix}.{path}": value for path, value in flatten(config).items()}
 
 
+def _set_knobs(config: object, *switches: str) -> dict[str, Scalar]:
+    """Flatten a config without the switches that are off: they came later than the first keys."""
+    return {knob: it for knob, it in flatten(config).items() if knob not in switches or it}
+
+
 def _what_decides(config: TrainConfig) -> dict[str, Scalar]:
     """Flatten what decides a training; a weights file counts by its content, not by its path."""
     values = flatten(config)
     if config.data.pseudo_ratio == 0:
         del values["data.threshold"]  # of pseudo labels, of which there are none
+    del values["start"]  # counts by the key of what it names
     weights = Path(config.network.backbone_weights)
     if weights.is_file():
         digest = hashlib.blake2b(weights.read_bytes(), digest_size=8).hexdigest()

@@ -9,17 +9,17 @@ import cv2
 from selftrain import distributed, progress
 from selftrain.checkpoint import load_network
 from selftrain.config import MachineConfig, PredictConfig
-from selftrain.data.sample import Reader, Sample
+from selftrain.data.listing import PICTURES, FileSamples, list_files, pack
+from selftrain.data.reader import Reader
+from selftrain.data.sample import Sample
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
 from selftrain.inference import Predictor, frames
 from selftrain.machine import count_workers
 from selftrain.pictures import colorize, encode_png, overlay
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
-
-def list_pictures(folder: Path, *, leave_out: Path | None = None) -> list[Sample]:
+def list_pictures(folder: Path, *, leave_out: Path | None = None) -> FileSamples:
     """List the pictures of a folder and its subfolders, by name.
 
     Args:
@@ -37,20 +37,12 @@ def list_pictures(folder: Path, *, leave_out: Path | None = None) -> list[Sample
             f"predict.output = {leave_out} is predict.images = {folder} or a folder around it: "
             "name another for what is written, beside the pictures or below them."
         )
-    pictures = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    passed = leave_out.resolve() if leave_out else None
-    files = sorted(
-        path for path in pictures if path.is_file() and passed not in path.resolve().parents
-    )
+    inside = leave_out and leave_out.resolve().is_relative_to(folder.resolve())
+    passed = f"{leave_out.resolve().relative_to(folder.resolve())}/" if leave_out and inside else ""
+    files = [path for path in list_files(folder) if not passed or not path.startswith(passed)]
     if not files:
-        raise InputError(f"{folder} holds no picture ({', '.join(SUFFIXES)}).")
-    names: dict[str, Path] = {}
-    for path in files:
-        name = str(path.relative_to(folder).with_suffix(""))
-        if name in names:
-            raise InputError(f"{path} and {names[name]} would write the same mask: rename one.")
-        names[name] = path
-    return [Sample(name, path) for name, path in names.items()]
+        raise InputError(f"{folder} holds no picture ({', '.join(PICTURES)}).")
+    return FileSamples(str(folder), pack(files))
 
 
 def predict(
@@ -75,9 +67,15 @@ def predict(
     network, card = load_network(model, device)
     classes = card.class_table()
     inference = config.inference
-    # The network saw frames resized by card.scale: so do the pictures, through the scales.
-    scales = [scale * card.scale for scale in inference.scale_list()]
-    predictor = Predictor(network, device, scales, inference.flip, machine.precision)
+    predictor = Predictor(
+        network,
+        device,
+        inference.scale_list(),
+        inference.flip,
+        machine.precision,
+        card.scale,
+        card.short_side,
+    )
     read = partial(
         frames,
         samples,

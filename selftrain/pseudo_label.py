@@ -13,11 +13,14 @@ from selftrain import distributed, progress, tracking
 from selftrain.checkpoint import load_network, require_same_classes
 from selftrain.config import MachineConfig, PseudoLabelConfig
 from selftrain.data import shards
+from selftrain.data.cityscapes import outside_hood
 from selftrain.data.pseudo_labels import PseudoLabelSet
-from selftrain.data.sample import Reader, Sample, Splits
+from selftrain.data.reader import Reader
+from selftrain.data.sample import Sample, Splits
 from selftrain.data.statistics import count_pixels, frequency_table
 from selftrain.errors import InputError
 from selftrain.inference import Predictor, batch_size_for, frames
+from selftrain.labels import IGNORE_INDEX
 from selftrain.machine import count_workers
 from selftrain.metrics import ConfusionMatrix
 from selftrain.pictures import confidence_figure, confusion_figure, overlay, side_by_side
@@ -70,6 +73,8 @@ def label_pool(
             part = pool[start : start + config.shard_size]
             if index not in finished and index % distributed.world_size() == distributed.rank():
                 items = _label(predictor, part, reader, count_workers(machine), bar)
+                if config.hood:
+                    items = map(_ignore_hood, items)
                 shards.write_shard(folder, index, items, num_classes=len(reader.classes), tile=tile)
             else:
                 bar.advance(len(part))
@@ -86,6 +91,8 @@ def label_pool(
             "colors": [list(color) for color in reader.classes.colors],
             "inference": {"scales": config.inference.scales, "flip": config.inference.flip},
             "scale": reader.scale,
+            "short_side": reader.short_side,
+            "hood": config.hood,
             "tile": tile,
         },
     )
@@ -110,6 +117,17 @@ def _label(
         for row, position in enumerate(batch.positions):
             yield part[position], labels[row], confidence[row]
         bar.advance(len(batch.positions))
+
+
+def _ignore_hood(item: shards.Labelled) -> shards.Labelled:
+    """Take the labels away where the car is seen that carries the camera."""
+    sample, label, confidence = item
+    is_street = outside_hood(*label.shape)
+    return (
+        sample,
+        np.where(is_street, label, IGNORE_INDEX).astype(np.uint8),
+        np.where(is_street, confidence, 0).astype(np.uint8),
+    )
 
 
 def _log_set(labels: PseudoLabelSet, splits: Splits, reader: Reader, run: tracking.Run) -> None:

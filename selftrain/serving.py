@@ -20,7 +20,9 @@ class SegmentationModel(PythonModel):  # type: ignore[misc]  # mlflow publishes 
         """Load the network from the model's own artifacts."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network, card = load_network(Path(context.artifacts[NETWORK]), device)
-        self._predictor = Predictor(network, device, [card.scale])
+        self._predictor = Predictor(
+            network, device, frame_scale=card.scale, short_side=card.short_side
+        )
 
     def predict(
         self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None

@@ -8,7 +8,7 @@ goes on as if nothing had happened: bit for bit on the CPU, within rounding on C
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from selftrain.data.augment import Augmentation
 from selftrain.data.centroids import Centroids
 from selftrain.data.dataset import CropLoader, EpochBatches, SegmentationDataset, make_loader
 from selftrain.data.plan import Crop, Pool, plan_epoch, rank_batches
-from selftrain.data.sample import ClassTable, Reader, Sample
+from selftrain.data.reader import Reader
+from selftrain.data.sample import Sample
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
 from selftrain.inference import Predictor, autocast, batch_size_for, score
@@ -46,7 +47,8 @@ History = list[dict[str, float]]
 class TrainingData:
     """What a training reads."""
 
-    classes: ClassTable
+    reader: Reader
+    """Reads real samples as they are trained on."""
     real: Sequence[Sample]
     real_centroids: Centroids
     pseudo: Sequence[Sample]
@@ -54,8 +56,9 @@ class TrainingData:
     pseudo_centroids: Centroids
     """Rows count positions in `pseudo`."""
     dev: Sequence[Sample]
-    scale: float
-    """Factor by which frames are resized when they are read."""
+    """Empty: nothing is measured while training."""
+    start: Path | None = None
+    """Folder of a network to start from; None: the config's `backbone_weights`."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +135,14 @@ class Training:
         torch.manual_seed(config.seed)
         network = build_network(
             config.network.name,
-            num_classes=len(data.classes),
+            num_classes=len(data.reader.classes),
             backbone=config.network.backbone,
             output_stride=config.network.output_stride,
             head_channels=config.network.head_channels,
-            backbone_weights=config.network.backbone_weights,
+            backbone_weights="none" if data.start else config.network.backbone_weights,
         )
+        if data.start is not None:
+            checkpoint.load_start(network, data.start, data.reader.classes.names)
         self.network = checkpoint.on_device(network, self.device)
         self.forward = self._wrap(self.network)
         self.optimizer = self._make_optimizer()
@@ -303,7 +308,7 @@ class Training:
         return self.average.module if self.average is not None else self.network
 
     def measure_dev(self) -> ConfusionMatrix:
-        """Score the result on dev, whole images, single scale."""
+        """Score the result on dev, whole images, single scale; an empty dev gives zeros."""
         network = self.result().eval()
         # On the CPU each rank has batch statistics of its own; rank 0's are the ones that are kept.
         distributed.share(network.buffers())
@@ -311,22 +316,23 @@ class Training:
         return score(
             predictor,
             self.data.dev,
-            Reader(self.data.classes, self.data.scale),
+            self.data.reader,
             batch_size=batch_size_for(self.device),
             workers=count_workers(self.machine),
         )
 
     def card(self) -> ModelCard:
         """Describe the network for those who load it."""
-        network = self.config.network
+        network, reader = self.config.network, self.data.reader
         return ModelCard(
             network=network.name,
             backbone=network.backbone,
             output_stride=network.output_stride,
             head_channels=network.head_channels,
-            classes=list(self.data.classes.names),
-            colors=[list(color) for color in self.data.classes.colors],
-            scale=self.data.scale,
+            classes=list(reader.classes.names),
+            colors=[list(color) for color in reader.classes.colors],
+            scale=reader.scale,
+            short_side=reader.short_side,
         )
 
 
@@ -355,7 +361,7 @@ def train(
     loader = make_loader(
         SegmentationDataset(
             [*data.real, *data.pseudo],
-            Reader(data.classes, data.scale, config.data.threshold),
+            replace(data.reader, threshold=config.data.threshold),
             _augmentation(config),
         ),
         batches,
@@ -373,7 +379,7 @@ def train(
             )
             row = {"epoch": float(epoch.number), **training.train_epoch(epoch, loader, bar)}
             is_last = epoch.number + 1 == config.epochs  # measured when all is done
-            if not is_last and (epoch.number + 1) % config.eval_every == 0:
+            if data.dev and not is_last and (epoch.number + 1) % config.eval_every == 0:
                 row |= _dev_metrics(training.measure_dev())
             training.history.append(row)
             training.next_epoch = epoch.number + 1
@@ -388,11 +394,12 @@ def train(
 
 def _finish(training: Training, matrix: ConfusionMatrix, folder: Path, run: tracking.Run) -> None:
     """Write and log the product."""
-    names = training.data.classes.names
-    per_class = {f"dev/IoU/{name}": iou for name, iou in zip(names, matrix.iou(), strict=True)}
-    training.history[-1] |= _dev_metrics(matrix)
-    run.log_metrics(_dev_metrics(matrix) | per_class, step=training.config.epochs - 1)
-    run.log_figure(confusion_figure(matrix.matrix, names), "dev_confusion.png")
+    if training.data.dev:
+        names = training.data.reader.classes.names
+        per_class = {f"dev/IoU/{name}": iou for name, iou in zip(names, matrix.iou(), strict=True)}
+        training.history[-1] |= _dev_metrics(matrix)
+        run.log_metrics(_dev_metrics(matrix) | per_class, step=training.config.epochs - 1)
+        run.log_figure(confusion_figure(matrix.matrix, names), "dev_confusion.png")
     table = pd.DataFrame(training.history).to_csv(index=False)
     run.log_text(table, "history.csv")
     write_atomically(folder / "history.csv", table.encode())

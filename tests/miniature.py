@@ -36,6 +36,7 @@ TINY: dict[str, Scalar] = {
     "machine.device": "cpu",
     **{f"teacher.{knob}": value for knob, value in _RECIPE.items()},
     **{f"student.{knob}": value for knob, value in _RECIPE.items()},
+    **{f"finetune.{knob}": value for knob, value in _RECIPE.items()},
     "student.data.repeat": 1.0,
     "student.data.pseudo_ratio": 1.0,
     "student.data.threshold": 0.0,

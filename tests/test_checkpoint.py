@@ -15,12 +15,14 @@ from selftrain.checkpoint import (
     load_card,
     load_checkpoint,
     load_network,
+    load_start,
     require_same_classes,
     save_checkpoint,
     save_network,
 )
 from selftrain.data.sample import ClassTable
 from selftrain.errors import InputError
+from selftrain.models import build_network
 
 CPU = torch.device("cpu")
 CLASSES = ClassTable(("road", "car"), ((1, 2, 3), (4, 5, 6)))
@@ -137,3 +139,37 @@ def test_classes_must_be_the_same_in_the_same_order() -> None:
     for found in (["b", "a"], ["a"], ["a", "b", "c"]):
         with pytest.raises(InputError, match=r"It has the .* the data set has the 2 classes a, b"):
             require_same_classes(found, ("a", "b"), "It")
+
+
+def test_a_start_on_the_same_classes_gives_all_its_weights(folder: Path, tmp_path: Path) -> None:
+    other, _ = load_network(random_network(tmp_path / "other", CLASSES, seed=1), CPU)
+    assert load_start(other, folder, CLASSES.names)
+    start, _ = load_network(folder, CPU)
+    assert all(torch.equal(it, other.state_dict()[name]) for name, it in start.state_dict().items())
+
+
+@pytest.mark.parametrize("names", [("road", "bus"), ("car", "road"), ("road", "car", "bus")])
+def test_a_start_on_other_classes_gives_all_but_its_classifier(
+    names: tuple[str, ...], folder: Path, tmp_path: Path
+) -> None:
+    """Classes of another order are other classes, even if there are as many."""
+    classes = ClassTable(names, tuple((i, i, i) for i in range(len(names))))
+    network, _ = load_network(random_network(tmp_path / "other", classes, seed=1), CPU)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert not load_start(network, folder, names)
+    start, _ = load_network(folder, CPU)
+    for name, tensor in network.state_dict().items():
+        expected = before if name in network.classifier_names() else start.state_dict()
+        assert torch.equal(tensor, expected[name])
+
+
+def test_a_start_of_another_architecture_is_refused_with_what_does_not_fit(folder: Path) -> None:
+    network = build_network(
+        "deeplabv3plus",
+        num_classes=2,
+        backbone="mobilenet_v2",
+        output_stride=16,
+        backbone_weights="none",
+    )
+    with pytest.raises(InputError, match=r"fast_scnn in .* does not fit .*missing: backbone"):
+        load_start(network, folder, CLASSES.names)

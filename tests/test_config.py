@@ -28,8 +28,12 @@ def legal(path: str) -> st.SearchStrategy[Scalar]:
         return st.sampled_from(get_args(wanted))
     if wanted is bool:
         return st.booleans()
-    if path == "data.labelled_fraction":
-        return st.sampled_from([1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0])
+    if path == "data.pool":
+        return st.sampled_from(["rest", "folder", "train_extra+mapillary"])
+    if path == "data.short_side":
+        return st.integers(32, 2048)
+    if path == "data.fold":
+        return st.integers(0, 4)
     if path == "data.scenes.width":
         return st.integers(32, 1024).map(lambda half: 2 * half)
     if path.endswith("inference.scales"):
@@ -49,7 +53,7 @@ SOME_VALUES = st.fixed_dictionaries({}, optional={path: legal(path) for path in 
     lambda values: all(
         float(str(values.get(f"{who}.augment.scale_min", 0.5)))
         <= float(str(values.get(f"{who}.augment.scale_max", 2.0)))
-        for who in ("teacher", "student")
+        for who in ("teacher", "student", "finetune")
     )
 )
 
@@ -126,7 +130,15 @@ def test_a_group_is_no_knob() -> None:
     [
         ("data.scale", 0.0),
         ("data.tile", 4),
-        ("data.labelled_fraction", 0.3),
+        ("data.labelled_fraction", 0.0),
+        ("data.labelled_fraction", 1.5),
+        ("data.shots", -1),
+        ("data.fold", 5),
+        ("data.short_side", 31),
+        ("data.pool", "rest+rest"),
+        ("data.pool", "everything"),
+        ("data.pool", "mapillary+bdd100k"),
+        ("finetune.data.pseudo_ratio", 1.0),
         ("data.scenes.images", 0),
         ("data.scenes.width", 62),
         ("data.scenes.width", 129),

@@ -2,33 +2,40 @@
 
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from miniature import write_picture
 
-from selftrain import datasets
 from selftrain.config import Config, Scalar, override
-from selftrain.data.sample import Sample, digest_image
+from selftrain.data import digests
+from selftrain.data.digests import digest_file
+from selftrain.data.reader import Reader
+from selftrain.data.sample import Blob, Sample
 from selftrain.datasets import OpenData, open_data
 from selftrain.errors import InputError
 
 
-def test_no_image_is_hashed_twice(tiny_data: OpenData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_is_hashed_twice(
+    tiny_data: OpenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hashed: Counter[Path] = Counter()
 
-    def count(sample: Sample) -> str:
-        hashed[sample.image] += 1
-        return digest_image(sample)
+    def count(path: Path) -> str:
+        hashed[path] += 1
+        return digest_file(path)
 
-    monkeypatch.setattr(datasets, "digest_image", count)
-    data = replace(tiny_data)  # which has computed nothing
+    monkeypatch.setattr(digests, "digest_file", count)
+    data = replace(tiny_data, cache=tmp_path)
     data.require_clean_pool()
-    digests = data.pool_digest, data.dev_digest, data.evaluation_digests, data.labelled_digest
+    found = data.pool_digest, data.dev_digest, data.evaluation_digests, data.labelled_digest
     assert set(hashed.values()) == {1}
-    assert len(hashed) == 8 + 2 + 2
+    assert len(hashed) == 8 + 2 + 2 + 4 + 2 + 2  # images, and the labels that are not hidden
     plain = tiny_data
-    assert digests == (
+    assert found == (
         plain.pool_digest,
         plain.dev_digest,
         plain.evaluation_digests,
@@ -59,3 +66,91 @@ def test_a_copy_of_a_held_out_image_in_the_pool_is_found(
     pool = [*splits.unlabelled, Sample("renamed", copied)]
     with pytest.raises(InputError, match=r"renamed\.png is also in the dev split"):
         replace(tiny_data, splits=replace(splits, unlabelled=pool)).require_clean_pool()
+
+
+def names(samples: Sequence[Sample]) -> list[str]:
+    return [sample.name for sample in samples]
+
+
+def test_dev_trains_only_when_it_is_given_to_the_training(tiny: Config) -> None:
+    kept = open_data(tiny).splits
+    given = open_data(override(tiny, {"data.train_on": "train+dev"})).splits
+    assert names(given.labelled) == [*names(kept.labelled), *names(kept.dev)]
+    assert names(given.dev) == []
+    assert list(given.evaluation) == list(kept.evaluation)
+
+
+def test_train_and_val_of_camvid_are_its_468_frames_and_val_is_no_longer_measured(
+    camvid_root: Path, tiny: Config
+) -> None:
+    values: dict[str, Scalar] = {
+        "data.dataset": "camvid",
+        "data.labelled_fraction": 1.0,
+        "machine.data_root": camvid_root,
+    }
+    train = open_data(override(tiny, values)).splits
+    both = open_data(override(tiny, {**values, "data.train_on": "train+val"})).splits
+    assert set(both.evaluation) == {"test", "test_Seq05VD"}
+    parts = train.labelled, train.dev, train.evaluation["val"]
+    assert names(both.labelled) == [name for part in parts for name in names(part)]
+
+
+def test_val_cannot_train_where_there_is_none(tiny: Config) -> None:
+    with pytest.raises(InputError, match=r"train\+val, but the data set has no val split"):
+        open_data(override(tiny, {"data.train_on": "train+val"}))
+
+
+def test_shots_keep_a_few_labels_and_the_pool_takes_the_other_images(tiny: Config) -> None:
+    values: dict[str, Scalar] = {"data.labelled_fraction": 1.0, "data.scenes.images": 32}
+    one = open_data(override(tiny, {**values, "data.shots": 1})).splits
+    two = open_data(override(tiny, {**values, "data.shots": 2})).splits
+    assert 0 < len(one.labelled) < len(two.labelled) < 32
+    assert set(names(one.labelled)) < set(names(two.labelled))
+    assert sorted([*names(one.labelled), *names(one.unlabelled)]) == names(
+        open_data(override(tiny, values)).splits.labelled
+    )
+    assert all(sample.label is None for sample in one.unlabelled)
+    assert names(one.pool_with_labels) == names(one.unlabelled)
+    reader = Reader(one.classes)
+    seen = Counter(int(k) for it in one.labelled for k in np.unique(reader.label(it)))
+    everywhere = {int(k) for it in two.pool_with_labels for k in np.unique(reader.label(it))}
+    assert everywhere <= set(seen)
+
+
+def pictures(folder: Path, number: int) -> Path:
+    """Write pictures without labels, no two alike."""
+    for i in range(number):
+        write_picture(folder / "a" / f"{i}.png", np.full((32, 64, 3), i, dtype=np.uint8))
+    return folder
+
+
+def test_a_folder_of_pictures_is_a_pool(tiny: Config, tmp_path: Path) -> None:
+    root = pictures(tmp_path / "own", 3)
+    values: dict[str, Scalar] = {"data.pool": "folder", "machine.pool_root": root}
+    data = open_data(override(tiny, values))
+    assert names(data.splits.unlabelled) == ["a/0", "a/1", "a/2"]
+    assert data.splits.pool_with_labels == ()
+    data.require_clean_pool()
+
+
+def test_pools_can_be_joined_and_their_names_stay_apart(tiny: Config, tmp_path: Path) -> None:
+    root = pictures(tmp_path / "own", 2)
+    values: dict[str, Scalar] = {"data.pool": "rest+folder", "machine.pool_root": root}
+    joined, rest = open_data(override(tiny, values)).splits, open_data(tiny).splits
+    assert names(joined.unlabelled) == [*names(rest.unlabelled), "folder/a/0", "folder/a/1"]
+    assert names(joined.pool_with_labels) == names(rest.pool_with_labels)
+
+
+def test_the_raw_cache_is_used_by_itself_once_it_is_there(
+    tiny: Config, tiny_data: OpenData
+) -> None:
+    sample = tiny_data.splits.labelled[0]
+    assert tiny_data.reader.cache is None
+    tiny_data.build_raw_cache(workers=0)
+    again = open_data(tiny)
+    without_files = replace(sample, image=Path("gone.png"), label=Blob(Path("gone.png")))
+    plain, cached = tiny_data.reader.pair(sample), again.reader.pair(without_files)
+    assert np.array_equal(plain[0], cached[0])
+    assert np.array_equal(plain[1], cached[1])
+    assert open_data(override(tiny, {"data.scale": 0.5})).reader.cache is None
+    again.build_raw_cache(workers=0)  # which checks it

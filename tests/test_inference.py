@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from miniature import truncate, write_picture
 from torch import Tensor, nn
 
-from selftrain.data.sample import Blob, ClassTable, Reader, Sample
+from selftrain.data.reader import Reader
+from selftrain.data.sample import Blob, ClassTable, Sample
 from selftrain.errors import InputError
 from selftrain.inference import Predictor, frames, score
 from selftrain.metrics import ConfusionMatrix

@@ -18,7 +18,7 @@ from miniature import tiny_config
 from selftrain import pipeline as pipeline_module
 from selftrain import tracking
 from selftrain.__main__ import ACTIONS
-from selftrain.checkpoint import WEIGHTS
+from selftrain.checkpoint import WEIGHTS, load_network
 from selftrain.config import Config, EpochConfig, Scalar, TrainConfig, override
 from selftrain.errors import InputError
 from selftrain.pipeline import Pipeline, control_config
@@ -282,3 +282,44 @@ def test_the_control_takes_as_many_steps_as_the_student(
     }
     student = override(TrainConfig(), values)
     assert plan_epochs(control_config(student), num_real) == plan_epochs(student, num_real)
+
+
+def test_fine_tuning_goes_on_from_a_run_on_other_classes(config: Config) -> None:
+    teacher, student = Pipeline(config).teacher, Pipeline(config).student
+    abroad: dict[str, Scalar] = {"data.scenes.style": "abroad", "finetune.optim.lr": 1e-9}
+    tuned = {
+        name: with_values(config, {**abroad, "finetune.start": start}).finetuned
+        for name, start in {"teacher": teacher.run_id, "student": student.run_id}.items()
+    }
+    assert tuned["teacher"].key != tuned["student"].key
+    tags = mlflow.get_run(tuned["student"].run_id).data.tags
+    assert tags["selftrain.upstream.start"] == student.run_id
+    network, card = load_network(tuned["student"].folder, torch.device("cpu"))
+    start, _ = load_network(student.folder, torch.device("cpu"))
+    assert len(card.classes) == 27
+    # At such a learning rate the weights stay where they started.
+    for name, weight in network.named_parameters():
+        if name not in network.classifier_names():
+            torch.testing.assert_close(weight, start.get_parameter(name))
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_start_counts_by_what_it_holds(config: Config) -> None:
+    """The run of a fine-tuning is found again; so is the teacher it could have been named by."""
+    teacher = Pipeline(config).teacher
+    values: dict[str, Scalar] = {
+        "data.scenes.style": "abroad",
+        "finetune.optim.lr": 1e-9,
+        "finetune.start": teacher.run_id,
+    }
+    assert with_values(config, values).finetuned.is_reused
+
+
+def test_a_start_of_another_architecture_is_refused(config: Config) -> None:
+    values: dict[str, Scalar] = {
+        "finetune.start": Pipeline(config).teacher.run_id,
+        "finetune.network.name": "deeplabv3plus",
+        "finetune.network.backbone": "mobilenet_v2",
+    }
+    with pytest.raises(InputError, match="does not fit the network that is to start from it"):
+        _ = with_values(config, values).finetuned

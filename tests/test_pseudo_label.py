@@ -15,11 +15,13 @@ from miniature import random_network, truncate
 from selftrain import tracking
 from selftrain.checkpoint import load_network
 from selftrain.config import Config, Scalar, override
+from selftrain.data.cityscapes import outside_hood
 from selftrain.data.pseudo_labels import PseudoLabelSet
 from selftrain.data.sample import Blob, ClassTable, Splits
 from selftrain.datasets import OpenData
 from selftrain.errors import InputError
 from selftrain.inference import Predictor
+from selftrain.labels import IGNORE_INDEX
 from selftrain.pseudo_label import label_pool, measure_once
 from selftrain.tracking import SILENT, Run
 
@@ -167,3 +169,18 @@ def test_a_teacher_of_other_classes_is_refused(
     with pytest.raises(InputError, match="The teacher few has the 2 classes road, car"):
         label(tiny, tiny_data, teacher, tmp_path / "set")
     assert not (tmp_path / "set").exists()
+
+
+def test_the_hood_gets_no_labels_when_it_is_left_out(
+    tiny: Config, tiny_data: OpenData, teacher: Path, tmp_path: Path
+) -> None:
+    whole = PseudoLabelSet.open(label(tiny, tiny_data, teacher, tmp_path / "whole"))
+    folder = label(tiny, tiny_data, teacher, tmp_path / "cut", values={"pseudo_label.hood": True})
+    pool, reader = tiny_data.splits.unlabelled, tiny_data.reader
+    cut = PseudoLabelSet.open(folder)
+    kept = outside_hood(32, 64)
+    for full, part in zip(whole.samples(pool), cut.samples(pool), strict=True):
+        expected = np.where(kept, reader.label(full), IGNORE_INDEX)
+        np.testing.assert_array_equal(reader.label(part), expected)
+    assert not kept.all()
+    assert cut.class_pixels().sum() == kept.sum() * len(pool)

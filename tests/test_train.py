@@ -21,7 +21,7 @@ from selftrain.data.augment import Augmentation
 from selftrain.data.centroids import find_centroids
 from selftrain.data.dataset import EpochBatches, SegmentationDataset, make_loader
 from selftrain.data.plan import global_batches
-from selftrain.data.sample import Blob, Reader, Sample
+from selftrain.data.sample import Blob, Sample
 from selftrain.datasets import OpenData
 from selftrain.errors import InputError
 from selftrain.schedules import SCHEDULES
@@ -35,13 +35,12 @@ def data(tiny_data: OpenData) -> TrainingData:
     splits, reader = tiny_data.splits, tiny_data.reader
     pseudo = [replace(sample, is_pseudo=True) for sample in splits.pool_with_labels]
     return TrainingData(
-        classes=splits.classes,
+        reader=reader,
         real=splits.labelled,
         real_centroids=find_centroids(splits.labelled, reader, tile=32),
         pseudo=pseudo,
         pseudo_centroids=find_centroids(pseudo, reader, tile=32),
         dev=splits.dev,
-        scale=1.0,
     )
 
 
@@ -114,7 +113,7 @@ def test_a_finished_training_leaves_a_network_and_its_history(
     folder = fit(tiny, data, tmp_path / "out", {"epochs": 3, "eval_every": 2})
     assert {WEIGHTS, CARD, "history.csv"} <= {path.name for path in folder.iterdir()}
     network, card = load_network(folder, torch.device("cpu"))
-    assert card.class_table().names == data.classes.names
+    assert card.class_table().names == data.reader.classes.names
     assert not network.training
     rows = history(folder)
     assert rows["epoch"].tolist() == [0, 1, 2]
@@ -201,7 +200,7 @@ def test_a_step_in_parts_is_the_same_step(tiny: Config, data: TrainingData) -> N
         (epoch,) = training.epochs
         samples: list[Sample] = [*data.real, *data.pseudo]
         loader = make_loader(
-            SegmentationDataset(samples, Reader(data.classes), Augmentation()),
+            SegmentationDataset(samples, data.reader, Augmentation()),
             EpochBatches(global_batches(training.crops(epoch), batch_size=4)),
             workers=0,
             pin_memory=False,

@@ -7,10 +7,11 @@ by `splits/make_camvid.py`. Of the two evaluation splits `val` is one clip of se
 the midst of a train drive, and 62 frames of `test` continue another: only Seq05VD is unseen.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from selftrain.data.sample import Blob, ClassTable, Sample, Splits
+from selftrain.data.pairs import Pairs
+from selftrain.data.sample import ClassTable, Splits
 from selftrain.data.splits.make_camvid import DEV, FOLDER, LABELLED
 from selftrain.errors import InputError
 from selftrain.labels import IGNORE_INDEX
@@ -70,36 +71,66 @@ def splits(root: Path, *, labelled_fraction: float) -> Splits:
     Raises:
         InputError: another fraction, no such layout at `root`, or a frame or label missing.
     """
+    sets = {
+        name: Pairs(
+            images=_stems(root, name),
+            labels=_stems(root, f"{name}annot"),
+            expected_label=str(root / f"{name}annot" / "{}.png"),
+        )
+        for name in _SETS
+    }
+    return divide(sets, root / "train", CLASSES, labelled_fraction=labelled_fraction)
+
+
+def divide(
+    sets: Mapping[str, Pairs], folder: Path, classes: ClassTable, *, labelled_fraction: float
+) -> Splits:
+    """Say of the frames of train, val and test what they may be used for; see `splits`.
+
+    Args:
+        sets: The frames of "train", "val" and "test".
+        folder: Where the train frames lie, for an error to name.
+        classes: How the labels are read.
+        labelled_fraction: See `splits`.
+    """
     if labelled_fraction not in _FRACTIONS:
         raise InputError(
             f"CamVid has no split for labelled_fraction {labelled_fraction:g}: "
             f"give one of {', '.join(_FRACTIONS.values())}."
         )
-    images = {name: _stems(root, name) for name in _SETS}
-    labels = {name: _stems(root, f"{name}annot") for name in _SETS}
-    train = images["train"]
-
-    dev = _listed(DEV, train, root)
-    outside_dev = sorted(set(train) - set(dev))
+    train, test = sets["train"], sets["test"].with_labels(sets["test"].images)
+    dev = read_list(DEV, train.images, folder)
+    outside_dev = sorted(set(train.images) - set(dev))
     file = LABELLED.get(labelled_fraction)
-    labelled = outside_dev if file is None else _listed(file, train, root)
-    pool = {name: train[name] for name in outside_dev if name not in set(labelled)}
-
-    test = _with_labels(images["test"], images["test"], labels["test"])
+    labelled = outside_dev if file is None else read_list(file, train.images, folder)
+    pool = sorted(set(outside_dev) - set(labelled))
     return Splits(
-        classes=CLASSES,
-        labelled=_with_labels(labelled, train, labels["train"]),
-        unlabelled=[Sample(name, image) for name, image in pool.items()],
-        dev=_with_labels(dev, train, labels["train"]),
+        classes=classes,
+        labelled=train.with_labels(labelled),
+        unlabelled=train.without_labels(pool),
+        dev=train.with_labels(dev),
         evaluation={
             "test": test,
             f"test_{UNSEEN_DRIVE}": [s for s in test if s.name.startswith(UNSEEN_DRIVE)],
-            "val": _with_labels(images["val"], images["val"], labels["val"]),
+            "val": sets["val"].with_labels(sets["val"].images),
         },
-        pool_with_labels=_with_labels(
-            [name for name in pool if name in labels["train"]], pool, labels["train"]
-        ),
+        pool_with_labels=train.with_known_labels(pool),
     )
+
+
+def read_list(file: str, frames: Mapping[str, Path], folder: Path) -> list[str]:
+    """Return the names in a list of `splits/camvid/`.
+
+    Raises:
+        InputError: one of them is not among the frames, which lie in `folder`.
+    """
+    names = (FOLDER / file).read_text().split()
+    if missing := [name for name in names if name not in frames]:
+        raise InputError(
+            f"{folder} lacks the frame {missing[0]} ({len(missing)} of the {len(names)} in "
+            f"the list {file} are missing): copy CamVid again."
+        )
+    return names
 
 
 def _stems(root: Path, folder: str) -> dict[str, Path]:
@@ -112,28 +143,3 @@ def _stems(root: Path, folder: str) -> dict[str, Path]:
     files = [path for path in (root / folder).iterdir() if path.suffix.lower() in _SUFFIXES]
     files.sort(key=lambda path: (path.stem, -_SUFFIXES.index(path.suffix.lower())))
     return {path.stem: path for path in files}
-
-
-def _listed(file: str, train: Mapping[str, Path], root: Path) -> list[str]:
-    """Return the names in a split file, all of which must be train frames."""
-    names = (FOLDER / file).read_text().split()
-    if missing := [name for name in names if name not in train]:
-        raise InputError(
-            f"{root / 'train'} lacks the frame {missing[0]} ({len(missing)} of the {len(names)} in "
-            f"the list {file} are missing): copy CamVid again."
-        )
-    return names
-
-
-def _with_labels(
-    names: Iterable[str], images: Mapping[str, Path], labels: Mapping[str, Path]
-) -> Sequence[Sample]:
-    names = list(names)
-    if missing := [name for name in names if name not in labels]:
-        image = images[missing[0]]
-        folder = image.parent.with_name(f"{image.parent.name}annot")
-        raise InputError(
-            f"{folder / missing[0]}.png is missing ({len(missing)} of the {len(names)} labels "
-            "needed here are): copy CamVid's labels again."
-        )
-    return [Sample(name, images[name], Blob(labels[name])) for name in names]

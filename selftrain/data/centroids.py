@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from selftrain.data.sample import Reader, Sample
+from selftrain.data.reader import Reader
+from selftrain.data.sample import Sample
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
 
@@ -88,26 +89,56 @@ def tile_centroids(label: NDArray[np.uint8], *, num_classes: int, tile: int) -> 
     for top in range(0, label.shape[0], side):
         for left in range(0, label.shape[1], side):
             block = np.ascontiguousarray(label[top : top + side, left : left + side])
-            present = np.bincount(block.ravel(), minlength=num_classes)[:num_classes] > 0
-            for class_id in np.flatnonzero(present).tolist():
-                y, x = _central_pixel((block == class_id).view(np.uint8))
+            in_strip = _classes_by_strip(block, num_classes)
+            for class_id in np.flatnonzero(in_strip.any(axis=0)).tolist():
+                strips = np.flatnonzero(in_strip[:, class_id])
+                first = int(strips[0]) * _STRIP
+                rows = block[first : (int(strips[-1]) + 1) * _STRIP]
+                y, x = _central_pixel((rows == class_id).view(np.uint8), first)
                 found.append((class_id, top + y, left + x))
     return np.array(found, dtype=np.int32).reshape(-1, 3)
 
 
-def _central_pixel(mask: NDArray[np.uint8]) -> tuple[int, int]:
-    # Row and column sums by cv2.reduce: 23 ms for a frame of 2048x1024 with 19 classes, where
-    # np.bincount with coordinate weights takes 31 and holds the interpreter's lock.
+_STRIP = 64
+"""Rows that are asked together which classes they show: most classes are not in most rows."""
+
+
+def _classes_by_strip(block: NDArray[np.uint8], num_classes: int) -> NDArray[np.bool_]:
+    strips = [block[top : top + _STRIP] for top in range(0, len(block), _STRIP)]
+    counts = [cv2.calcHist([strip], [0], None, [256], [0, 256]).ravel() for strip in strips]
+    return np.asarray(np.stack(counts)[:, :num_classes] > 0)
+
+
+def _central_pixel(mask: NDArray[np.uint8], top: int) -> tuple[int, int]:
+    """Return the pixel of the mask nearest to its centre of mass; `top` is added to every y."""
+    # Row and column sums by cv2.reduce: np.bincount with coordinate weights takes longer and
+    # holds the interpreter's lock.
     in_row = cv2.reduce(mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
     in_column = cv2.reduce(mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
     pixels = int(in_row.sum(dtype=np.int64))
-    y = float(np.arange(len(in_row)) @ in_row) / pixels
+    y = float(np.arange(top, top + len(in_row)) @ in_row) / pixels
     x = float(np.arange(len(in_column)) @ in_column) / pixels
-    if mask[round(y), round(x)]:
+    if mask[round(y) - top, round(x)]:
         return round(y), round(x)
-    ys, xs = np.nonzero(mask)
-    nearest = np.argmin((ys - y) ** 2 + (xs - x) ** 2)
-    return int(ys[nearest]), int(xs[nearest])
+    return _nearest_pixel(mask, top, y, x)
+
+
+def _nearest_pixel(mask: NDArray[np.uint8], top: int, y: float, x: float) -> tuple[int, int]:
+    """Return the first of the mask's pixels that lie nearest to a point."""
+    # In a window about the point, as to list all pixels of a large class takes most of the time:
+    # 130 ms instead of 30 for a 2048x1024 frame with 19 classes everywhere.
+    reach = 16
+    while True:
+        first_y, first_x = max(int(y) - top - reach, 0), max(int(x) - reach, 0)
+        window = mask[first_y : int(y) - top + reach + 1, first_x : int(x) + reach + 1]
+        ys, xs = np.nonzero(window)
+        ys, xs = ys + first_y + top, xs + first_x
+        squares = (ys - y) ** 2 + (xs - x) ** 2
+        # Outside the window nothing is nearer than its reach, nor as near.
+        if len(ys) and (squares.min() < reach**2 or window.size == mask.size):
+            nearest = np.argmin(squares)
+            return int(ys[nearest]), int(xs[nearest])
+        reach *= 4
 
 
 def _group_by_class(per_image: Sequence[NDArray[np.int32]]) -> Centroids:

@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Sequence
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from selftrain.data.augment import Augmentation, Augmenter
 from selftrain.data.plan import Crop
-from selftrain.data.sample import Reader, Sample
+from selftrain.data.reader import Reader
+from selftrain.data.sample import Sample
 from selftrain.errors import InputError, from_worker
 
 Example = tuple[Tensor, Tensor]
@@ -36,7 +38,8 @@ class SegmentationDataset(Dataset[Example]):
         """
         image, label = self.reader.pair(self.samples[crop.image])
         image, label = self._augment(image, label, point=crop.point, size=crop.size, seed=crop.seed)
-        pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+        # Turned by NumPy: it takes half the time of torch's `contiguous`.
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         return pixels, torch.from_numpy(label).contiguous()
 
 

@@ -140,7 +140,7 @@ class PseudoLabelSet:
         return {int(c): rows[rows[:, 0] == c, 1:] for c in np.unique(rows[:, 0])}
 
     def image_digests(self) -> frozenset[str]:
-        """Return `digest_image` of every labelled image: none may be in an evaluation split."""
+        """Return `digest_file` of every labelled image: none may be in an evaluation split."""
         return frozenset(self.manifest["image_digest"].to_pylist())
 
     def _sum(self, column: str) -> NDArray[np.int64]:

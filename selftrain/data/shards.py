@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from selftrain.data.centroids import tile_centroids
-from selftrain.data.sample import Sample, digest_image
+from selftrain.data.digests import digest_file
+from selftrain.data.sample import Sample
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
 from selftrain.labels import IGNORE_INDEX
@@ -95,7 +96,7 @@ def write_shard(
                     _check_item(sample, label, confidence, num_classes, taken=rows)
                     rows[sample.name] = {
                         "name": sample.name,
-                        "image_digest": digest_image(sample),
+                        "image_digest": digest_file(sample.image),
                         "shard": shard.name,
                         **_store(archive, sample.name, "label", label),
                         **_store(archive, sample.name, "confidence", confidence),

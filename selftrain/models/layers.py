@@ -71,6 +71,11 @@ class SegmentationNetwork(nn.Module):
         """
         return (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
 
+    def classifier_names(self) -> list[str]:
+        """Return the names of the weights that depend on the classes: the last convolution's."""
+        *_, last = self.get_submodule("head.classify").named_children()
+        return [name for name in self.state_dict() if name.startswith(f"head.classify.{last[0]}.")]
+
     def forward(self, images: Tensor) -> Tensor:
         """Predict the classes of every pixel.
 

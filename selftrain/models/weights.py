@@ -8,7 +8,6 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
 
 from selftrain.errors import InputError
 
@@ -42,12 +41,25 @@ def load_backbone_weights(backbone: nn.Module, backbone_name: str, source: str) 
     else:
         found = _download(backbone_name, source)
 
-    expected = backbone.state_dict()
     found = {name: tensor for name, tensor in found.items() if not name.startswith(CLASSIFIER)}
-    faults = _differences(found, expected)
-    if faults:
-        raise InputError(f"{source} does not fit {backbone_name}: " + "; ".join(faults))
-    backbone.load_state_dict(found, strict=False)
+    load_fitting(backbone, found, f"{source} does not fit {backbone_name}")
+
+
+def load_fitting(module: nn.Module, weights: Mapping[str, Tensor], refusal: str) -> None:
+    """Load weights into a module, all of them or none.
+
+    Args:
+        module: Takes them at its own precision.
+        weights: By the names of the module's parameters and buffers. The batch counters of batch
+            normalisation may be absent or too many.
+        refusal: How the sentence begins that lists the tensors that do not fit.
+
+    Raises:
+        InputError: Tensors are missing, too many or of another shape. The module is unchanged.
+    """
+    if faults := _differences(weights, module.state_dict()):
+        raise InputError(f"{refusal}: " + "; ".join(faults))
+    module.load_state_dict(weights, strict=False)
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
@@ -69,6 +81,8 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 
 def _download(backbone_name: str, weights_name: str) -> Mapping[str, Tensor]:
+    from torchvision.models import get_model_weights  # seconds that a file need not wait for
+
     published = get_model_weights(backbone_name)
     if weights_name not in published.__members__:
         raise InputError(

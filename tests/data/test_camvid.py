@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 
 from selftrain.data.camvid import CLASSES, splits
-from selftrain.data.sample import Reader, Sample
-from selftrain.data.splits.make_camvid import DEV, FOLDER, HASHES, LABELLED, cut_clips, draw
+from selftrain.data.reader import Reader
+from selftrain.data.sample import Sample
+from selftrain.data.splits.make_camvid import (
+    DEV,
+    FOLDER,
+    HASHES,
+    LABELLED,
+    OFFICIAL,
+    cut_clips,
+    draw,
+    write_lists,
+)
 from selftrain.errors import InputError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "camvid"
@@ -133,9 +143,45 @@ def test_a_listed_frame_that_is_missing_is_named(root: Path) -> None:
 
 def test_lists_are_as_their_hashes_say() -> None:
     lines = [line.split("  ") for line in (FOLDER / HASHES).read_text().splitlines()]
-    assert sorted(file for _, file in lines) == sorted([DEV, *LABELLED.values()])
+    assert sorted(file for _, file in lines) == sorted(
+        [DEV, *LABELLED.values(), *OFFICIAL.values()]
+    )
     for digest, file in lines:
         assert hashlib.sha256((FOLDER / file).read_bytes()).hexdigest() == digest
+
+
+def test_the_sets_have_their_published_sizes_and_share_no_frame() -> None:
+    sets = {name: listed(file) for name, file in OFFICIAL.items()}
+    assert {name: len(frames) for name, frames in sets.items()} == {
+        "train": 367,
+        "val": 101,
+        "test": 233,
+    }
+    assert len(set().union(*sets.values())) == 701
+    assert sets["val"] == [f"0016E5_{frame:05d}" for frame in range(7959, 8160, 2)]
+    assert {name for name in sets["test"] if name.startswith("Seq05VD")} == {
+        f"Seq05VD_f{frame:05d}" for frame in range(0, 5101, 30)
+    }
+
+
+def test_the_lists_are_drawn_from_the_train_list() -> None:
+    drawn = draw(listed(OFFICIAL["train"]))
+    assert drawn == {file: listed(file) for file in drawn}
+
+
+def test_lists_are_written_with_their_hashes(root: Path, tmp_path: Path) -> None:
+    write_lists(root, tmp_path / "lists")
+    for line in (tmp_path / "lists" / HASHES).read_text().splitlines():
+        digest, file = line.split("  ")
+        assert hashlib.sha256((tmp_path / "lists" / file).read_bytes()).hexdigest() == digest
+    assert (tmp_path / "lists" / OFFICIAL["val"]).read_text() == "0016E5_07959\n"
+
+
+def test_lists_need_the_frames_of_every_set(root: Path, tmp_path: Path) -> None:
+    (root / "val" / "0016E5_07959.png").unlink()
+    with pytest.raises(InputError, match=r"val holds no frames: give the folder"):
+        write_lists(root, tmp_path / "lists")
+    assert not (tmp_path / "lists").exists()
 
 
 def test_dev_and_labelled_frames_are_disjoint() -> None:
@@ -191,6 +237,6 @@ def test_the_real_tree_has_its_published_counts(fraction: float) -> None:
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"CamVid does not lie at {REAL}")
-def test_the_lists_are_what_the_program_draws() -> None:
-    drawn = draw([path.stem for path in (REAL / "train").iterdir()])
-    assert drawn == {file: listed(file) for file in drawn}
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_the_lists_of_the_sets_are_what_the_folders_hold(name: str) -> None:
+    assert sorted(path.stem for path in (REAL / name).iterdir()) == listed(OFFICIAL[name])

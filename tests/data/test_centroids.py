@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from selftrain.data import centroids
 from selftrain.data.centroids import Centroids, find_centroids, tile_centroids
-from selftrain.data.sample import Blob, ClassTable, Reader, Sample
+from selftrain.data.reader import Reader
+from selftrain.data.sample import Blob, ClassTable, Sample
 from selftrain.errors import InputError
 
 Labels = NDArray[np.uint8]

@@ -12,7 +12,8 @@ from selftrain.data.augment import Augmentation
 from selftrain.data.centroids import find_centroids
 from selftrain.data.dataset import EpochBatches, SegmentationDataset, make_loader
 from selftrain.data.plan import Crop, Pool, global_batches, plan_epoch
-from selftrain.data.sample import Blob, ClassTable, Reader, Sample
+from selftrain.data.reader import Reader
+from selftrain.data.sample import Blob, ClassTable, Sample
 from selftrain.errors import InputError
 
 READER = Reader(ClassTable(names=("a", "b"), colors=((0, 0, 0), (9, 9, 9))))

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
 
-from selftrain.data.sample import Blob, ClassTable, Reader, Sample
-from selftrain.data.statistics import count_pixels, frequency_table
+from selftrain.data.reader import Reader
+from selftrain.data.sample import Blob, ClassTable, Sample
+from selftrain.data.statistics import count_label, count_pixels, frequency_table
 
 NAMES = ("road", "car", "bus")
 READER = Reader(ClassTable(NAMES, ((1, 1, 1), (2, 2, 2), (3, 3, 3))))
@@ -25,6 +26,21 @@ def test_pixels_are_counted_over_all_samples_and_255_is_not(tmp_path: Path) -> N
         samples.append(Sample(str(i), tmp_path / "none.png", Blob(path)))
     assert count_pixels(samples, READER).tolist() == [4, 1, 2]
     assert count_pixels([], READER).tolist() == [0, 0, 0]
+
+
+@given(
+    st_numpy.arrays(np.uint8, st_numpy.array_shapes(min_dims=2, max_dims=2, max_side=40)),
+    st.integers(1, 256),
+)
+def test_a_label_is_counted_class_by_class(label: NDArray[np.uint8], num_classes: int) -> None:
+    expected = [(label == c).sum() for c in range(num_classes)]
+    assert count_label(label, num_classes).tolist() == expected
+
+
+def test_a_large_label_is_counted_to_the_pixel() -> None:
+    label = np.zeros((4097, 4099), dtype=np.uint8)  # more than a float32 counts one by one
+    label[0, 0] = 1
+    assert count_label(label, 2).tolist() == [label.size - 1, 1]
 
 
 def test_imbalance_counts_against_the_most_frequent_real_class() -> None:

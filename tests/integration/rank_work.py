@@ -25,7 +25,8 @@ from selftrain.config import (
 from selftrain.data.augment import Augmentation
 from selftrain.data.dataset import EpochBatches, SegmentationDataset, make_loader
 from selftrain.data.plan import rank_batches
-from selftrain.data.sample import Blob, ClassTable, Reader, Sample
+from selftrain.data.reader import Reader
+from selftrain.data.sample import Blob, ClassTable, Sample
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
 from selftrain.pictures import encode_png
@@ -62,7 +63,7 @@ def draw_samples(folder: Path, *, images: int) -> list[Sample]:
 def work(folder: Path) -> dict[str, Any]:
     """Return what this rank sees of a training, of two scores and of a mistake."""
     samples = draw_samples(folder, images=5)
-    data = TrainingData(CLASSES, samples, {}, [], {}, samples, 1.0)
+    data = TrainingData(Reader(CLASSES), samples, {}, [], {}, samples)
     return {
         "untrained": score(lively(Training(CONFIG, data, MACHINE))),
         "disagreeing": score(with_statistics_of_this_rank(lively(Training(CONFIG, data, MACHINE)))),
@@ -123,8 +124,7 @@ def train_one_epoch(training: Training) -> dict[str, Any]:
         )
     )
     data = training.data
-    reader = Reader(data.classes, data.scale)
-    dataset = SegmentationDataset(data.real, reader, Augmentation())
+    dataset = SegmentationDataset(data.real, data.reader, Augmentation())
     loader = make_loader(dataset, batches, workers=0, pin_memory=False)
     with progress.bar("train", epoch.steps) as bar:
         row = training.train_epoch(epoch, loader, bar)

@@ -1,4 +1,4 @@
-"""Draw CamVid's dev and labelled lists from the names in its `train` folder.
+"""Draw CamVid's dev and labelled lists from the names in its `train` folder, and keep its sets.
 
     python -m selftrain.data.splits.make_camvid /data/camvid
 
@@ -15,6 +15,9 @@ seem easy, and a copy of nearly every dev frame among those that train. Hence bl
 
 The rule reads names only. To look at the labels would be to choose the labelled frames with
 knowledge of the labels that are said to be hidden.
+
+`train.txt`, `val.txt` and `test.txt` repeat the names in SegNet's folders: the original release
+has all frames in one folder and does not say which belongs where.
 """
 
 import hashlib
@@ -35,6 +38,8 @@ LABELLED = {
 }
 """Share of the train frames outside dev -> the list's file name."""
 DEV = "dev.txt"
+OFFICIAL = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
+"""SegNet's set -> the list of all its frames."""
 HASHES = "SHA256SUMS"
 MINUTE = 60
 """Frames in a minute of the film."""
@@ -73,16 +78,21 @@ def draw(names: Sequence[str]) -> dict[str, list[str]]:
 
 def write_lists(root: Path, folder: Path = FOLDER) -> None:
     """Write the lists of the tree at `root` and their hashes (`sha256sum -c` checks them)."""
-    names = [path.stem for path in (root / "train").glob("*_*.*")]
-    if not names:
-        raise InputError(f"{root / 'train'} holds no frames: give the folder that has CamVid's.")
+    official = {file: _frames(root / name) for name, file in OFFICIAL.items()}
     folder.mkdir(parents=True, exist_ok=True)
     hashes = []
-    for file, listed in sorted(draw(names).items()):
+    for file, listed in sorted({**draw(official[OFFICIAL["train"]]), **official}.items()):
         text = "".join(f"{name}\n" for name in listed)
         (folder / file).write_text(text)
         hashes.append(f"{hashlib.sha256(text.encode()).hexdigest()}  {file}\n")
     (folder / HASHES).write_text("".join(hashes))
+
+
+def _frames(folder: Path) -> list[str]:
+    names = sorted({path.stem for path in folder.glob("*_*.*")})
+    if not names:
+        raise InputError(f"{folder} holds no frames: give the folder that has CamVid's.")
+    return names
 
 
 def _drive(name: str) -> str:

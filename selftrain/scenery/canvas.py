@@ -27,7 +27,7 @@ Pixels = NDArray[np.int32]
 
 
 class Label(IntEnum):
-    """The 19 classes of Cityscapes; the value is the train id."""
+    """The 19 classes of Cityscapes, then those that only exist abroad, by train id."""
 
     ROAD = 0
     SIDEWALK = 1
@@ -48,6 +48,14 @@ class Label(IntEnum):
     TRAIN = 16
     MOTORCYCLE = 17
     BICYCLE = 18
+    LANE_MARKING = 19
+    CROSSWALK = 20
+    MOUNTAIN = 21
+    WATER = 22
+    CABLE = 23
+    BILLBOARD = 24
+    TRAFFIC_CONE = 25
+    ANIMAL = 26
 
 
 VOID = 255
@@ -209,18 +217,22 @@ class Canvas:
 
         self._strokes.append((points, stroke, 0.0))
 
-    def record_many(self, polygons: Floats, color: Sequence[float]) -> None:
+    def record_many(
+        self, polygons: Floats, color: Sequence[float], label: int | None = None
+    ) -> None:
         """Record polygons (M, N, 3) that do not overlap, in a colour that is already lit."""
         count, corners = polygons.shape[:2]
         if count == 0:
             return
         if count == 1:
-            self.record(polygons[0], color, None)
+            self.record(polygons[0], color, label)
             return
 
         def stroke(pixels: Pixels) -> None:
             split = list(pixels.reshape(count, corners, 2))
             cv2.fillPoly(self.image, split, color, cv2.LINE_8, SUBPIXEL_BITS)
+            if label is not None:
+                cv2.fillPoly(self.labels, split, (label,), cv2.LINE_8, SUBPIXEL_BITS)
 
         self._strokes.append((polygons.reshape(-1, 3), stroke, 0.0))
 
@@ -350,6 +362,7 @@ TEXTURES: dict[str, list[tuple[float, float, float]]] = {  # (blur across, blur 
     "grass": [(0.8, 2.4, 1.0), (9.0, 3.0, 0.7)],
     "plaster": [(1.0, 1.0, 0.6), (16.0, 16.0, 1.0)],
     "clouds": [(40.0, 12.0, 1.0), (14.0, 5.0, 0.4)],
+    "waves": [(7.0, 0.9, 1.0), (2.5, 0.6, 0.6)],
 }
 
 

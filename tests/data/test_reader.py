@@ -1,6 +1,5 @@
 """Reading samples: what a file holds, or one sentence that names the file and the fault."""
 
-import shutil
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +7,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
-from selftrain.data.sample import Blob, ClassTable, Reader, Sample, digest_image, digest_samples
+from selftrain.data.reader import Reader
+from selftrain.data.sample import Blob, ClassTable, Sample
 from selftrain.errors import InputError
+from selftrain.labels import IGNORE_INDEX
 
 TABLE = ClassTable(names=("road", "car"), colors=((0, 0, 0), (9, 9, 9)))
 READER = Reader(TABLE)
@@ -230,46 +234,78 @@ def test_a_pseudo_label_made_at_scale_is_not_scaled_again(sample: Sample) -> Non
     assert image.shape[:2] == label.shape == (24, 32)
 
 
-def move(sample: Sample, folder: Path) -> Sample:
+def test_the_indices_of_a_palette_png_are_the_ids(sample: Sample) -> None:
     assert sample.label is not None
-    folder.mkdir()
-    image = Path(shutil.copy(sample.image, folder / "other.png"))
-    label = Path(shutil.copy(sample.label.path, folder / "other-label.png"))
-    return replace(sample, image=image, label=Blob(label))
+    ids = columns(0, 1, 1, 0)
+    palette = Image.fromarray(ids, mode="P")
+    palette.putpalette([90, 80, 70, 10, 20, 30])
+    palette.save(sample.label.path)
+    assert np.array_equal(READER.label(sample), ids)
 
 
-def test_the_digest_depends_on_content_and_name_and_not_on_place_or_order(
-    sample: Sample, tmp_path: Path
+def test_ids_in_a_format_that_has_colours_only_are_gray_values(sample: Sample) -> None:
+    assert sample.label is not None
+    webp = sample.label.path.with_suffix(".webp")
+    assert cv2.imwrite(str(webp), columns(0, 1, 255, 1), [cv2.IMWRITE_WEBP_QUALITY, 101])
+    labelled = replace(sample, label=Blob(webp))
+    assert np.array_equal(READER.label(labelled), columns(0, 1, 255, 1))
+
+
+def test_a_damaged_palette_png_is_named(sample: Sample) -> None:
+    assert sample.label is not None
+    palette = Image.fromarray(columns(0, 1, 1, 0), mode="P")
+    palette.putpalette([90, 80, 70, 10, 20, 30])
+    palette.save(sample.label.path)
+    data = bytearray(sample.label.path.read_bytes())
+    data[data.index(b"IDAT") + 6] ^= 0xFF
+    sample.label.path.write_bytes(data)
+    with pytest.raises(InputError, match=r"label\.png is not a readable picture"):
+        READER.label(sample)
+
+
+def test_ids_of_less_than_eight_bits_are_refused(sample: Sample) -> None:
+    """Every decoder stretches them to 0..255, and class 1 of 4 bits would become 17."""
+    assert sample.label is not None
+    Image.fromarray(columns(0, 1, 1, 0).astype(bool)).save(sample.label.path)
+    with pytest.raises(InputError, match=r"label\.png is not an 8-bit .* 1 bits"):
+        READER.label(sample)
+
+
+COLORED = Reader(
+    replace(TABLE, file_colors={(200, 0, 5): 1, (0, 200, 5): 0, (0, 0, 0): IGNORE_INDEX})
+)
+
+
+def test_the_colours_of_a_label_picture_stand_for_classes(sample: Sample) -> None:
+    rgb = np.array([[0, 200, 5], [200, 0, 5], [0, 0, 0]], dtype=np.uint8)
+    set_label(sample, rgb[columns(0, 1, 2, 1)][..., ::-1])
+    assert np.array_equal(COLORED.label(sample), columns(0, 1, IGNORE_INDEX, 1))
+
+
+def test_a_colour_of_no_class_is_named_with_its_place(sample: Sample) -> None:
+    rgb = np.zeros((48, 64, 3), dtype=np.uint8)
+    rgb[7, 3] = (255, 254, 253)
+    set_label(sample, rgb[..., ::-1])
+    with pytest.raises(InputError, match=r"label\.png .*\(255, 254, 253\) at y=7, x=3.*correct"):
+        COLORED.label(sample)
+
+
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    scale=st.sampled_from([0.5, 1.0, 2.0]),
+    short_side=st.sampled_from([0, 8, 16]),
+)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_image_and_label_are_read_at_one_size_within_the_limit(
+    tmp_path: Path, height: int, width: int, scale: float, short_side: int
 ) -> None:
-    other = replace(move(sample, tmp_path / "b"), name="other")
-    digest = digest_samples([sample, other], labels=True)
-    moved = move(sample, tmp_path / "c")
-    assert digest_samples([other, moved], labels=True) == digest
-    assert digest_samples([other, replace(moved, name="new")], labels=True) != digest
-    assert digest_image(moved) == digest_image(sample)
-
-
-def test_the_digest_changes_with_an_image_and_with_a_label(sample: Sample) -> None:
-    with_labels = digest_samples([sample], labels=True)
-    without = digest_samples([sample], labels=False)
-    set_label(sample, np.zeros((48, 64), dtype=np.uint8))
-    assert digest_samples([sample], labels=True) != with_labels
-    assert digest_samples([sample], labels=False) == without
-    cv2.imwrite(str(sample.image), picture()[::-1])
-    assert digest_samples([sample], labels=False) != without
-
-
-def test_a_digest_may_be_made_from_remembered_digests_of_images(sample: Sample) -> None:
-    digest = digest_samples([sample], labels=True)
-    known = {sample: digest_image(sample)}
-    sample.image.unlink()
-    assert digest_samples([sample], labels=True, image=known.__getitem__) == digest
-
-
-def test_the_digest_of_unlabelled_samples_opens_no_label(sample: Sample) -> None:
-    before = digest_samples([sample], labels=False)
-    assert sample.label is not None
-    sample.label.path.unlink()
-    assert digest_samples([sample], labels=False) == before
-    with pytest.raises(InputError, match=r"label\.png cannot be read"):
-        digest_samples([sample], labels=True)
+    path = tmp_path / "pair.png"
+    cv2.imwrite(str(path), np.zeros((height, width), dtype=np.uint8))
+    reader = Reader(TABLE, scale, short_side)
+    image, label = reader.pair(Sample("pair", path, Blob(path)))
+    assert image.shape[:2] == label.shape
+    if short_side == 0 or min(height, width) * scale <= short_side:
+        assert label.shape == (max(1, round(height * scale)), max(1, round(width * scale)))
+    else:
+        assert min(label.shape) == short_side

@@ -1,37 +1,18 @@
 """The plan of a drawn street: lanes, sidewalks, a crossing street, and the ground itself."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selftrain.data.scenery_canvas import UP, Canvas, Color, Label, Point, between, dim, hsv, pick
+from selftrain.scenery.canvas import UP, Canvas, Color, Label, Point, between, dim, pick
+from selftrain.scenery.style import Difficulty, Rng, Style, Surface
 
-Rng = np.random.Generator
 LANE = 3.2  # metres
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difficulty:
-    """What makes scenes harder or easier to learn."""
-
-    light_spread: float
-    """In [0, 1]: how far light and its colour stray from a grey noon."""
-    color_spread: float
-    """Share of houses, walls, plants and grounds in an untypical colour."""
-    texture_contrast: float
-    """Factor of every texture's strength; textures tell many classes apart."""
-    noise: tuple[float, float]
-    """Range of the sensor noise's deviation, grey levels of 255."""
-    blur: tuple[float, float]
-    """Range of the lens blur's deviation, picture heights."""
-    crowd: float
-    """Mean number of people on foot."""
-    parked: float
-    """Share of parking bays that are taken."""
-    chance: Mapping[str, float]
-    """Chance that a scene shows a thing at all, near enough to be recognised."""
+OFFING = 3000.0
+"""Where the sea ends, metres to the side."""
 
 
 @dataclass(slots=True)
@@ -50,9 +31,14 @@ class Side:
     front: float
     """Where the houses stand."""
     district: str
-    """"shops" (houses at the sidewalk), "homes" (gardens) or "park" (no houses)."""
+    """One of `Layout.districts`."""
     border: str
     """What closes the plots: "wall", "fence", "hedge" or "open"."""
+
+    @property
+    def end(self) -> float:
+        """How far a crossing street reaches: a quay ends it."""
+        return self.kerb if self.district == "sea" else math.inf
 
 
 @dataclass(slots=True)
@@ -61,7 +47,7 @@ class Scene:
 
     rng: Rng
     canvas: Canvas
-    difficulty: Difficulty
+    style: Style
     sides: tuple[Side, Side]
     lanes: list[tuple[float, bool]]
     """Centre of each lane in metres from the camera, and whether it leads towards us."""
@@ -73,6 +59,15 @@ class Scene:
     """Of each shadow, the points whose hull it is."""
     taken: list[tuple[float, float, float]] = field(default_factory=list)
     """Lane centre and the stretch (near, far) that a vehicle occupies."""
+
+    @property
+    def difficulty(self) -> Difficulty:
+        """Of the scene's style."""
+        return self.style.difficulty
+
+    def color(self, surface: Surface) -> Color:
+        """Draw a colour of one of the style's surfaces."""
+        return surface.draw(self.rng, self.difficulty.color_spread)
 
     def has(self, thing: str) -> bool:
         """Draw whether the scene shows `thing`."""
@@ -142,9 +137,14 @@ def _flat(rectangles: list[tuple[float, float, float, float]]) -> NDArray[np.flo
     return world
 
 
-def mark(canvas: Canvas, rectangles: list[tuple[float, float, float, float]], color: Color) -> None:
-    """Colour markings on the ground."""
-    canvas.record_many(_flat(rectangles), canvas.light.on(color, UP, 0.0))
+def mark(
+    canvas: Canvas,
+    rectangles: list[tuple[float, float, float, float]],
+    color: Color,
+    label: int | None = None,
+) -> None:
+    """Colour markings on the ground, and label them if asked to."""
+    canvas.record_many(_flat(rectangles), canvas.light.on(color, UP, 0.0), label)
 
 
 def stretch(
@@ -155,34 +155,10 @@ def stretch(
     return [(x - wide / 2, x + wide / 2, z, min(z + dash, far)) for z in starts]
 
 
-def _asphalt(rng: Rng, spread: float) -> Color:
-    if rng.random() < spread:
-        return hsv(between(rng, 0.0, 0.15), between(rng, 0.05, 0.3), between(rng, 0.3, 0.7))
-    return hsv(between(rng, 0.5, 0.7), between(rng, 0.0, 0.1), between(rng, 0.28, 0.56))
-
-
-def _paving(rng: Rng, spread: float) -> Color:
-    if rng.random() < spread:
-        return hsv(between(rng, 0.0, 0.06), between(rng, 0.2, 0.45), between(rng, 0.45, 0.75))
-    return hsv(between(rng, 0.05, 0.15), between(rng, 0.0, 0.2), between(rng, 0.42, 0.82))
-
-
-def _grass(rng: Rng, spread: float) -> Color:
-    if rng.random() < spread:
-        return hsv(between(rng, 0.07, 0.15), between(rng, 0.25, 0.5), between(rng, 0.4, 0.7))
-    return hsv(between(rng, 0.17, 0.28), between(rng, 0.3, 0.65), between(rng, 0.4, 0.7))
-
-
-def draw_foliage(rng: Rng, spread: float) -> Color:
-    """Draw the colour of leaves: greens, or by `spread` those of autumn."""
-    if rng.random() < spread:
-        return hsv(between(rng, 0.02, 0.16), between(rng, 0.5, 0.8), between(rng, 0.4, 0.75))
-    return hsv(between(rng, 0.2, 0.36), between(rng, 0.3, 0.7), between(rng, 0.25, 0.55))
-
-
-def plan(rng: Rng, canvas: Canvas, difficulty: Difficulty) -> Scene:
+def plan(rng: Rng, canvas: Canvas, style: Style) -> Scene:
     """Draw lanes, sides and the crossing street."""
-    ours, theirs = int(between(rng, 1, 2.6)), int(between(rng, 1, 2.6))
+    layout, chance = style.layout, style.difficulty.chance
+    ours, theirs = int(between(rng, *layout.lanes)), int(between(rng, *layout.lanes))
     own = int(rng.random() * ours)
     lanes = [(LANE * (i - own), False) for i in range(ours)]
     lanes += [(-LANE * (own + 1 + i), True) for i in range(theirs)]
@@ -191,92 +167,95 @@ def plan(rng: Rng, canvas: Canvas, difficulty: Difficulty) -> Scene:
     sides = []
     for sign in (-1, 1):
         edge = max(sign * x for x, _ in lanes) + LANE / 2
-        parking = 2.2 if rng.random() < 0.55 else 0.0
+        parking = 2.2 if rng.random() < layout.parking else 0.0
         kerb = edge + parking
-        walk = kerb + between(rng, 2.0, 5.0)
-        district = pick(rng, ("shops", "shops", "homes", "park"))
+        walk = kerb + between(rng, *layout.walk)
+        district = pick(rng, layout.districts)
         border = "open"
         if district != "shops":
-            chance = rng.random()
-            wall, fence = difficulty.chance["wall"], difficulty.chance["fence"]
-            border = "wall" if chance < wall else "fence" if chance < wall + fence else "hedge"
+            kind = rng.random()
+            wall, fence = chance["wall"], chance["fence"]
+            border = "wall" if kind < wall else "fence" if kind < wall + fence else "hedge"
             if rng.random() < 0.2:
                 border = "open"
-        front = walk + (0.0 if district == "shops" else between(rng, 3.0, 9.0))
-        verge = between(rng, 0.8, 1.4) if rng.random() < difficulty.chance["lawn"] else 0.0
+        front = walk + (0.0 if district == "shops" else between(rng, *layout.garden))
+        verge = between(rng, 0.8, 1.4) if rng.random() < chance["lawn"] else 0.0
         sides.append(Side(sign, parking, kerb, walk, verge, front, district, border))
-    crossing = (
-        between(rng, 11.0, 38.0) if rng.random() < difficulty.chance["crossing street"] else None
-    )
-    return Scene(
-        rng, canvas, difficulty, (sides[0], sides[1]), lanes, crossing, between(rng, 7.0, 11.0)
-    )
+    crossing = between(rng, 11.0, 38.0) if rng.random() < chance["crossing street"] else None
+    return Scene(rng, canvas, style, (sides[0], sides[1]), lanes, crossing, between(rng, 7.0, 11.0))
 
 
 def pave(scene: Scene) -> None:
     """Paint the ground: plots, sidewalks, verges, road and everything drawn on them."""
-    rng, canvas, spread = scene.rng, scene.canvas, scene.difficulty.color_spread
-    asphalt, paving, grass = _asphalt(rng, spread), _paving(rng, spread), _grass(rng, spread)
-    kerb_color, line = dim(paving, 1.18), pick(rng, ((225.0, 225.0, 220.0), (214.0, 180.0, 70.0)))
+    rng, canvas, style = scene.rng, scene.canvas, scene.style
+    asphalt, paving = scene.color(style.asphalt), scene.color(style.paving)
+    grass = scene.color(style.grass)
+    line = pick(rng, style.layout.lines)
     for side in scene.sides:
-        s = side.sign
-        soil, label = (
-            (paving, Label.SIDEWALK) if side.district == "shops" else (grass, Label.TERRAIN)
-        )
-        _ground(canvas, s * side.walk, s * 90, soil, label)
-        _ground(canvas, s * side.kerb, s * side.walk, paving, Label.SIDEWALK)
-        slab = between(rng, 0.5, 1.1)
-        rows = np.arange(2.0, 24.0, slab).tolist()
-        joints = [(s * side.kerb, s * side.walk, z, z + 0.05) for z in rows]
-        mark(canvas, joints, dim(paving, 0.78))
-        columns = np.arange(side.kerb + slab, side.walk, slab).tolist()
-        joints = [strip for x in columns for strip in stretch(s * x, 0.05, 2.0, 30.0, 7.0, 0.0)]
-        mark(canvas, joints, dim(paving, 0.78))
-        if side.verge:
-            _ground(
-                canvas,
-                s * (side.kerb + 0.2),
-                s * (side.kerb + 0.2 + side.verge),
-                grass,
-                Label.TERRAIN,
-            )
-        _ground(canvas, s * side.kerb, s * (side.kerb + 0.2), kerb_color, Label.SIDEWALK)
+        _pave_side(scene, side, paving, grass)
     left, right = scene.sides
     _ground(canvas, -left.kerb, right.kerb, asphalt, Label.ROAD)
+    # Where lines are a class, what hides them takes their label with their colour.
+    lined, plain = (Label.LANE_MARKING, Label.ROAD) if style.layout.markings else (None, None)
     for side in scene.sides:
-        x = side.sign * (side.kerb - side.parking - 0.1)
-        mark(canvas, stretch(x, 0.12, 1.5, 90, 5.0, 0.0), line)
-        mark(
-            canvas,
-            stretch(side.sign * (side.kerb - 0.15), 0.3, 1.5, 60, 5.0, 0.0),
-            dim(asphalt, 0.8),
-        )
+        x = side.sign * (side.kerb - side.parking - style.layout.edge)
+        mark(canvas, stretch(x, 0.12, 1.5, 90, 5.0, 0.0), line, lined)
+        gutter = stretch(side.sign * (side.kerb - 0.15), 0.3, 1.5, 60, 5.0, 0.0)
+        mark(canvas, gutter, dim(asphalt, 0.8), plain)
     for x, towards in scene.lanes:
         if (x + LANE, towards) in scene.lanes:
-            mark(canvas, stretch(x + LANE / 2, 0.13, 2.0, 90, 3.0, between(rng, 2, 5)), line)
+            dashes = stretch(x + LANE / 2, 0.13, 2.0, 90, 3.0, between(rng, 2, 5))
+            mark(canvas, dashes, line, lined)
     middle = max(x for x, towards in scene.lanes if towards) + LANE / 2
-    mark(canvas, stretch(middle, 0.15, 1.5, 90, 4.0, pick(rng, (0.0, 3.0))), line)
+    mark(canvas, stretch(middle, 0.15, 1.5, 90, 4.0, pick(rng, (0.0, 3.0))), line, lined)
     for _ in range(int(between(rng, 0, 5))):  # repairs and manholes
         x, z = between(rng, -left.kerb, right.kerb - 1.0), between(rng, 4.0, 22.0)
         patch = [(x, x + between(rng, 0.6, 1.8), z, z + between(rng, 0.8, 5.0))]
-        mark(canvas, patch, dim(asphalt, between(rng, 0.72, 1.2)))
+        mark(canvas, patch, dim(asphalt, between(rng, 0.72, 1.2)), plain)
     if scene.crossing is not None:
         _pave_crossing(scene, scene.crossing, asphalt, line)
 
 
+def _pave_side(scene: Scene, side: Side, paving: Color, grass: Color) -> None:
+    rng, canvas, s = scene.rng, scene.canvas, side.sign
+    if side.district == "sea":
+        water = scene.color(scene.style.water)
+        _ground(canvas, s * side.walk, s * OFFING, water, Label.WATER)
+    elif side.district == "shops":
+        _ground(canvas, s * side.walk, s * 90, paving, Label.SIDEWALK)
+    else:
+        _ground(canvas, s * side.walk, s * 90, grass, Label.TERRAIN)
+    _ground(canvas, s * side.kerb, s * side.walk, paving, Label.SIDEWALK)
+    slab = between(rng, 0.5, 1.1)
+    rows = np.arange(2.0, 24.0, slab).tolist()
+    joints = [(s * side.kerb, s * side.walk, z, z + 0.05) for z in rows]
+    mark(canvas, joints, dim(paving, 0.78))
+    columns = np.arange(side.kerb + slab, side.walk, slab).tolist()
+    joints = [strip for x in columns for strip in stretch(s * x, 0.05, 2.0, 30.0, 7.0, 0.0)]
+    mark(canvas, joints, dim(paving, 0.78))
+    if side.verge:
+        inner = side.kerb + 0.2
+        _ground(canvas, s * inner, s * (inner + side.verge), grass, Label.TERRAIN)
+    kerb_color = dim(paving, 1.18)
+    _ground(canvas, s * side.kerb, s * (side.kerb + 0.2), kerb_color, Label.SIDEWALK)
+
+
 def _pave_crossing(scene: Scene, near: float, asphalt: Color, line: Color) -> None:
     canvas, (left, right) = scene.canvas, scene.sides
+    markings = scene.style.layout.markings
     far = near + scene.crossing_width
-    corner = dim(asphalt, 1.0)
-    _ground(canvas, -90, 90, corner, Label.ROAD, np.geomspace(near, far, 14))
-    mark(
-        canvas,
-        [
-            (-90, -left.kerb, (near + far) / 2, (near + far) / 2 + 0.15),
-            (right.kerb, 90, (near + far) / 2, (near + far) / 2 + 0.15),
-        ],
-        line,
-    )
+    starts, ends = max(-90.0, -left.end), min(90.0, right.end)
+    _ground(canvas, starts, ends, dim(asphalt, 1.0), Label.ROAD, np.geomspace(near, far, 14))
+    middle = (near + far) / 2
+    arms = [
+        (starts, -left.kerb, middle, middle + 0.15),
+        (right.kerb, ends, middle, middle + 0.15),
+    ]
+    mark(canvas, arms, line, Label.LANE_MARKING if markings else None)
+    if markings:
+        zebra = [(-left.kerb + 0.4, right.kerb - 0.5, near - 3.8, near - 0.8)]
+        mark(canvas, zebra, asphalt, Label.CROSSWALK)
     stripes = np.arange(-left.kerb + 0.4, right.kerb - 0.5, 1.0).tolist()
     mark(canvas, [(x, x + 0.5, near - 3.8, near - 0.8) for x in stripes], (228, 228, 224))
-    mark(canvas, [(-left.kerb, right.kerb, near - 4.8, near - 4.4)], (228, 228, 224))
+    stop = [(-left.kerb, right.kerb, near - 4.8, near - 4.4)]
+    mark(canvas, stop, (228, 228, 224), Label.LANE_MARKING if markings else None)

@@ -12,7 +12,7 @@ from functools import cache, cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from selftrain.data.scenery_canvas import (
+from selftrain.scenery.canvas import (
     Canvas,
     Color,
     Floats,

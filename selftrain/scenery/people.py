@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from selftrain.data.scenery_canvas import (
+from selftrain.scenery.canvas import (
     TOWARDS,
     Canvas,
     Color,
@@ -22,7 +22,7 @@ from selftrain.data.scenery_canvas import (
     hsv,
     pick,
 )
-from selftrain.data.scenery_traffic import RUBBER, STEEL, WHEEL_CORNERS, Pose, Rng
+from selftrain.scenery.traffic import RUBBER, STEEL, WHEEL_CORNERS, Pose, Rng
 
 SKINS: tuple[Color, ...] = ((224, 178, 148), (196, 146, 112), (140, 96, 70), (96, 64, 48))
 

@@ -1,13 +1,14 @@
 """Light and weather of a drawn scene, and the way from a painted canvas to a photograph."""
 
 import math
+from collections.abc import Mapping
 from itertools import accumulate, chain
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from selftrain.data.scenery_canvas import (
+from selftrain.scenery.canvas import (
     SUBPIXEL_BITS,
     SUPERSAMPLING,
     Camera,
@@ -21,34 +22,33 @@ from selftrain.data.scenery_canvas import (
     sensor_noise,
     texture,
 )
+from selftrain.scenery.style import Rng, Skies, Style
 
-Rng = np.random.Generator
-TEXTURED: dict[str, dict[Label, float]] = {  # deviation of the brightness, as a share of it
-    "asphalt": {Label.ROAD: 0.09, Label.SIDEWALK: 0.045},
-    "leaves": {Label.VEGETATION: 0.3},
-    "grass": {Label.TERRAIN: 0.2},
-    "plaster": {Label.BUILDING: 0.06, Label.WALL: 0.11, Label.FENCE: 0.05},
-    "clouds": {Label.SKY: 0.03},
-}
+_WETNESS = np.zeros(256, np.float32)
+"""By label, whether rain makes a mirror of it."""
+_WETNESS[[Label.ROAD, Label.LANE_MARKING, Label.CROSSWALK]] = 1.0
 
 
-def draw_light(rng: Rng, *, fog: bool, rain: bool, spread: float) -> tuple[Light, Color]:
+def draw_light(
+    rng: Rng, skies: Skies, *, fog: bool, rain: bool, spread: float
+) -> tuple[Light, Color]:
     """Draw the sun, the air and the colour of the sky at the zenith.
 
     Args:
         rng: The scene's generator.
+        skies: Of the country.
         fog: Whether distance fades quickly.
         rain: Overcast, and never a sun.
         spread: In [0, 1]: how far light and its colour stray from a grey noon.
     """
-    kind = pick(rng, ("sun", "sun", "cloud", "dusk")) if not rain else "cloud"
-    azimuth, elevation = between(rng, 0, 2 * math.pi), between(rng, 0.35, 1.1)
-    warm = between(rng, -0.12, 0.12) * spread
+    kind = pick(rng, skies.kinds) if not rain else "cloud"
+    azimuth, elevation = between(rng, 0, 2 * math.pi), between(rng, *skies.elevation)
+    warm = between(rng, *skies.warmth) * spread
     tint = (1 + warm, 1.0, 1 - warm)
     level = 1 + between(rng, -0.25, 0.2) * spread
     if kind == "sun":
         ambient, sun = 0.52 * level, 0.62 * level
-        zenith, haze = (96.0, 148.0, 212.0), (202.0, 216.0, 230.0)
+        zenith, haze = skies.zenith, skies.haze
     elif kind == "cloud":
         ambient, sun = 0.78 * level, 0.12
         grey = between(rng, 165, 232)
@@ -57,9 +57,7 @@ def draw_light(rng: Rng, *, fog: bool, rain: bool, spread: float) -> tuple[Light
         elevation = between(rng, 0.12, 0.3)
         ambient, sun = (0.76 - 0.3 * spread * rng.random()) * level, 0.2
         tint = (1 + 0.18 * rng.random() * spread, 0.96, 1.06 - 0.14 * rng.random() * spread)
-        zenith, haze = (66.0, 82.0, 130.0), (226.0, 164.0, 128.0)
-        if rng.random() < 0.5:
-            zenith, haze = (40.0, 52.0, 84.0), (104.0, 108.0, 134.0)
+        zenith, haze = skies.dusk[rng.random() < 0.5]
     horizontal = math.cos(elevation)
     direction = (
         horizontal * math.sin(azimuth),
@@ -123,11 +121,16 @@ def _cut(field: NDArray[np.float32], rng: Rng, width: int, height: int) -> NDArr
     return field[y : y + height, x : x + width]
 
 
-def _textures(labels: NDArray[np.uint8], rng: Rng, contrast: float) -> NDArray[np.float32]:
+def _textures(
+    labels: NDArray[np.uint8],
+    rng: Rng,
+    textures: Mapping[str, Mapping[Label, float]],
+    contrast: float,
+) -> NDArray[np.float32]:
     """Return a factor (H, W) for the brightness of every pixel."""
     height, width = labels.shape
     factor = np.ones((height, width), np.float32)
-    for name, strengths in TEXTURED.items():
+    for name, strengths in textures.items():
         amounts = np.zeros(256, np.float32)
         for label, strength in strengths.items():
             amounts[label] = strength * contrast
@@ -144,7 +147,7 @@ def _rain(image: NDArray[np.float32], labels: NDArray[np.uint8], camera: Camera,
     mirror = cv2.blur(image[:top][::-1], (1, max(height // 20, 1)))
     depth = min(below, len(mirror))
     fade = np.linspace(0.55, 0.0, depth, dtype=np.float32)[:, None]
-    wet = ((labels[top : top + depth] == Label.ROAD) * fade)[:, :, None]
+    wet = (cv2.LUT(labels[top : top + depth], _WETNESS) * fade)[:, :, None]
     image[top : top + depth] += wet * (mirror[:depth] - image[top : top + depth])
     count = 70
     x, y = rng.random(count) * width, rng.random(count) * height
@@ -157,15 +160,15 @@ def _rain(image: NDArray[np.float32], labels: NDArray[np.uint8], camera: Camera,
 
 
 def develop(
-    canvas: Canvas, rng: Rng, *, rain: bool, contrast: float, blur: float, noise: float
+    canvas: Canvas, rng: Rng, style: Style, *, rain: bool, blur: float, noise: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Turn the painted canvas into a photograph of the final size.
 
     Args:
         canvas: Painted to the end.
         rng: The scene's generator.
+        style: Of the country.
         rain: Whether the road mirrors and drops fall.
-        contrast: Factor of every texture's strength.
         blur: Deviation of the lens blur, in picture heights.
         noise: Deviation of the sensor's noise, in grey levels of 255.
 
@@ -176,7 +179,10 @@ def develop(
     labels = np.ascontiguousarray(canvas.labels[::SUPERSAMPLING, ::SUPERSAMPLING])
     small = cv2.resize(canvas.image, (width, height), interpolation=cv2.INTER_AREA)
     # Faster than numpy, whose inner loop would run over the three channels alone.
-    brightness = cv2.cvtColor(_textures(labels, rng, contrast), cv2.COLOR_GRAY2RGB)
+    brightness = cv2.cvtColor(
+        _textures(labels, rng, style.textures, style.difficulty.texture_contrast),
+        cv2.COLOR_GRAY2RGB,
+    )
     image = np.asarray(cv2.multiply(small, brightness, dtype=cv2.CV_32F), np.float32)
     if rain:
         _rain(image, labels, canvas.camera, rng)

@@ -1,0 +1,107 @@
+"""Digests of files, remembered: a data set of a hundred gigabytes is hashed once.
+
+A file is known by its path, its size and the time of its last change. One that was copied or
+touched is hashed again; what is remembered of it is replaced.
+"""
+
+import hashlib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from selftrain.data.sample import Blob, Sample
+from selftrain.errors import InputError
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS digests"
+    "(path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest TEXT) WITHOUT ROWID"
+)
+
+
+class FileDigests:
+    """Digests of files' bytes, kept in a database that several processes may share."""
+
+    def __init__(self, database: Path) -> None:
+        """Open the database, or make it.
+
+        Raises:
+            InputError: it cannot be made, or it is no such database.
+        """
+        self._database = database
+        self._lock = threading.Lock()
+        try:
+            database.parent.mkdir(parents=True, exist_ok=True)
+            # Autocommit: a digest is kept as soon as it is known. Threads take turns by the lock.
+            self._connection = sqlite3.connect(
+                database, timeout=60, isolation_level=None, check_same_thread=False
+            )
+            # Written at leisure: after a crash of the machine the last digests are made again.
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=OFF")
+            self._connection.execute(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise InputError(
+                f"{database} cannot be used to remember digests ({error}): delete it, or set "
+                "machine.outputs to a folder that can be written."
+            ) from error
+
+    def digest(self, path: Path) -> str:
+        """Return the digest of a whole file: 32 hexadecimal digits.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        try:
+            status = path.stat()
+        except OSError:
+            return digest_file(path)  # which says what is wrong
+        key = (os.path.abspath(path), status.st_size, status.st_mtime_ns)  # noqa: PTH100
+        with self._lock:
+            found = self._connection.execute(
+                "SELECT digest FROM digests WHERE path = ? AND size = ? AND mtime_ns = ?", key
+            ).fetchone()
+        if found is not None:
+            return str(found[0])
+        digest = digest_file(path)
+        with self._lock:
+            self._connection.execute(
+                "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", (*key, digest)
+            )
+        return digest
+
+
+def digest_file(path: Path) -> str:
+    """Return the digest of a whole file: 32 hexadecimal digits.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    return hashlib.blake2b(Blob(path).read(), digest_size=16).hexdigest()
+
+
+def digest_samples(
+    samples: Iterable[Sample], *, labels: bool, digest: Callable[[Path], str] = digest_file
+) -> str:
+    """Return a short digest of the samples' content, independent of where they lie.
+
+    Args:
+        samples: In any order, with files of their own; the digest depends on names and bytes.
+        labels: Whether the labels' bytes count; False opens no label.
+        digest: Of a file: `FileDigests.digest`, or one that remembers nothing.
+    """
+
+    def line(sample: Sample) -> str:
+        paths = [sample.image]
+        if labels and sample.label is not None:
+            paths.append(sample.label.path)
+        return "\t".join([sample.name, *map(digest, paths)]) + "\n"
+
+    total = hashlib.blake2b(digest_size=8)
+    ordered = sorted(samples, key=lambda sample: sample.name)
+    with ThreadPoolExecutor() as pool:
+        for text in pool.map(line, ordered):
+            total.update(text.encode())
+    return total.hexdigest()

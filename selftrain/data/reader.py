@@ -1,0 +1,226 @@
+"""From files to arrays: pictures and label maps, or one sentence about what is wrong with them."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from selftrain.data.sample import Blob, ClassTable, Sample
+from selftrain.errors import InputError
+from selftrain.labels import IGNORE_INDEX
+
+_PNG = b"\x89PNG"
+
+
+class FrameCache(Protocol):
+    """Frames that were read before, by the same reader; see `data/cache.py`."""
+
+    def image(self, name: str) -> NDArray[np.uint8] | None:
+        """Return the picture of a sample, or None if it is not here."""
+
+    def label(self, name: str) -> NDArray[np.uint8] | None:
+        """Return the label map of a sample, or None if it is not here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads samples of one data set into arrays."""
+
+    classes: ClassTable
+    scale: float = 1.0
+    """Frames are resized by this factor when they are read, labels with them."""
+    short_side: int = 0
+    """Frames whose shorter side is still longer than this are resized to it; 0: no limit."""
+    threshold: float = 0.0
+    """In [0, 1]: pixels of pseudo labels below this confidence become IGNORE_INDEX."""
+    upright: bool = False
+    """Turn pictures as their orientation tag says. Labels are never turned, so this is for
+    pictures without any."""
+    cache: FrameCache | None = None
+    """Asked first; what it lacks comes from the files."""
+
+    def image(self, sample: Sample) -> NDArray[np.uint8]:
+        """Return the picture as RGB (H, W, 3)."""
+        if self.cache is not None and (cached := self.cache.image(sample.name)) is not None:
+            return cached
+        flags = cv2.IMREAD_COLOR | (0 if self.upright else cv2.IMREAD_IGNORE_ORIENTATION)
+        image = _decode(Blob(sample.image), flags)
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+        height, width = self._target(image)
+        shrinks = height < image.shape[0]
+        return _resize(image, height, width, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+    def label(self, sample: Sample) -> NDArray[np.uint8]:
+        """Return the label map (H, W): train ids and IGNORE_INDEX.
+
+        Raises:
+            InputError: the sample has no label, or the file holds an id or a colour that is no
+                class's.
+        """
+        if sample.label is None:
+            raise InputError(
+                f"{sample.image} has no label, but a labelled image is needed here: add its label."
+            )
+        if sample.is_pseudo:  # the teacher saw the scaled image: never scaled again
+            return self._apply_threshold(sample, _decode_ids(sample.label))
+        if self.cache is not None and (cached := self.cache.label(sample.name)) is not None:
+            return cached
+        if self.classes.file_colors:
+            label = self._colors_to_train_ids(_decode(sample.label, cv2.IMREAD_COLOR), sample.label)
+        else:
+            label = self._ids_to_train_ids(_decode_ids(sample.label), sample.label.path)
+        return _resize(label, *self._target(label), cv2.INTER_NEAREST_EXACT)
+
+    def pair(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return image and label map, and check that they have the same size."""
+        image, label = self.image(sample), self.label(sample)
+        if image.shape[:2] != label.shape:
+            where = sample.label.path if sample.label else sample.name
+            raise InputError(
+                f"{where} is {label.shape[1]}x{label.shape[0]} but its image {sample.image} is "
+                f"{image.shape[1]}x{image.shape[0]}: label and image must have the same size."
+            )
+        return image, label
+
+    def _ids_to_train_ids(self, raw: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
+        # cv2.LUT: a frame of 2048x1024 takes 1 ms, indexing an array with it 8.
+        table = self.classes.lookup()
+        if (illegal := cv2.LUT(raw, (table < 0).astype(np.uint8))).any():
+            y, x = np.argwhere(illegal)[0]
+            raise InputError(
+                f"{path} holds the label id {raw[y, x]} at y={y}, x={x}, which is none of the "
+                f"data set's ids {sorted(np.flatnonzero(table >= 0).tolist())}: "
+                "correct the file or the class list."
+            )
+        return np.asarray(cv2.LUT(raw, table.clip(min=0).astype(np.uint8)), dtype=np.uint8)
+
+    def _colors_to_train_ids(self, bgr: NDArray[np.uint8], blob: Blob) -> NDArray[np.uint8]:
+        table = self.classes.file_colors
+        known = np.array([_code(*color) for color in table])
+        order = np.argsort(known)
+        blue, green, red = (bgr[..., channel].astype(np.int32) for channel in range(3))
+        codes = _code(red, green, blue)
+        found = order[np.searchsorted(known, codes, sorter=order).clip(max=len(order) - 1)]
+        if (illegal := known[found] != codes).any():
+            y, x = np.argwhere(illegal)[0]
+            color = (int(red[y, x]), int(green[y, x]), int(blue[y, x]))
+            raise InputError(
+                f"{blob.path} holds the colour {color} at y={y}, x={x}, which is none of the data "
+                f"set's {len(table)} colours: correct the file or the class list."
+            )
+        train_ids: NDArray[np.uint8] = np.array(list(table.values()), dtype=np.uint8)
+        return np.asarray(train_ids[found])
+
+    def _apply_threshold(self, sample: Sample, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if self.threshold <= 0:
+            return label
+        if sample.confidence is None:
+            raise InputError(
+                f"The pseudo label of {sample.name} has no confidence map: set threshold to 0, or "
+                "label the pool again."
+            )
+        confidence = _decode(sample.confidence, cv2.IMREAD_UNCHANGED)
+        return np.where(confidence >= self.threshold * 255, label, IGNORE_INDEX).astype(np.uint8)
+
+    def _target(self, array: NDArray[np.uint8]) -> tuple[int, int]:
+        """Return the height and width that a frame of a file's size is read at."""
+        height, width = array.shape[:2]
+        factor = frame_factor(height, width, self.scale, self.short_side)
+        return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def frame_factor(height: int, width: int, scale: float, short_side: int) -> float:
+    """Return the factor by which a frame is resized: `scale`, or less to keep to the limit.
+
+    Args:
+        height: Of the file, in pixels.
+        width: Of the file, in pixels.
+        scale: Factor for all frames.
+        short_side: Most pixels of the shorter side; 0: no limit.
+    """
+    return min(scale, short_side / min(height, width)) if short_side > 0 else scale
+
+
+def _code(red: Any, green: Any, blue: Any) -> Any:
+    """Return one number for a colour; for numbers and for arrays of them."""
+    return (red * 256 + green) * 256 + blue
+
+
+def _resize(
+    array: NDArray[np.uint8], height: int, width: int, interpolation: int
+) -> NDArray[np.uint8]:
+    if array.shape[:2] == (height, width):
+        return array
+    resized = cv2.resize(array, (width, height), interpolation=interpolation)
+    return resized.astype(np.uint8, copy=False)
+
+
+def _decode_ids(blob: Blob) -> NDArray[np.uint8]:
+    """Return the numbers that a label file holds, (H, W)."""
+    data = blob.read()
+    depth, kind = data[24:26] if data.startswith(_PNG) and len(data) > 26 else (8, 0)
+    if kind == 3 and not _is_truncated(data):
+        # OpenCV would turn a palette's indices, which are the ids, into its colours.
+        try:
+            with Image.open(io.BytesIO(data)) as picture:
+                return np.asarray(picture, dtype=np.uint8)
+        except (OSError, ValueError, SyntaxError) as error:  # all of them, by the kind of damage
+            raise _unreadable(blob) from error
+    raw = _decode(blob, cv2.IMREAD_UNCHANGED, data)
+    if raw.ndim == 3 and (raw[..., :1] == raw[..., 1:3]).all():
+        raw = raw[..., 0]  # gray, in a format that has colours only, such as WebP
+    if raw.ndim != 2 or raw.dtype != np.uint8 or depth != 8:
+        raise InputError(
+            f"{blob.path} is not an 8-bit single-channel label map (shape {raw.shape}, "
+            f"{raw.dtype}, {depth} bits): store class ids as gray values or as palette indices."
+        )
+    return raw
+
+
+def _decode(blob: Blob, flags: int, data: bytes | None = None) -> NDArray[np.uint8]:
+    """Return a picture as OpenCV reads it; `data` are the blob's bytes if they are at hand."""
+    data = blob.read() if data is None else data
+    # OpenCV fills what a truncated file lacks with gray and says nothing, so look before.
+    if _is_truncated(data):
+        raise InputError(f"{blob.path} is truncated: make or copy it again.")
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if data else None
+    except cv2.error:
+        picture = None
+    if picture is None:
+        raise _unreadable(blob)
+    return np.asarray(picture, dtype=picture.dtype)
+
+
+def _unreadable(blob: Blob) -> InputError:
+    return InputError(
+        f"{blob.path} is not a readable picture, but damaged or no image: "
+        "make or copy it again, or take it out."
+    )
+
+
+def _is_truncated(data: bytes) -> bool:
+    if data.startswith(b"\xff\xd8\xff"):
+        return data.rfind(b"\xff\xd9", _jpeg_pixels_start(data)) < 0
+    if data.startswith(_PNG):
+        return data.rfind(b"IEND\xaeB`\x82") < 0
+    if data.startswith(b"RIFF"):  # WebP
+        return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    return False
+
+
+def _jpeg_pixels_start(data: bytes) -> int:
+    # Before the pixels there may be a thumbnail with an end mark of its own; among them an end
+    # mark is the image's. Each segment is FF, its kind, and its length (2 bytes, big-endian).
+    at = 2
+    while at + 4 <= len(data) and data[at + 1] != 0xDA:
+        if data[at + 1] == 0xFF:  # padding
+            at += 1
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return at
