@@ -126,14 +126,24 @@ class PrepareConfig:
 class NetworkConfig:
     """The segmentation network (Table 3)."""
 
-    name: Literal["deeplabv3plus", "fast_scnn"] = "deeplabv3plus"
-    """Architecture [deck]."""
-    backbone: Literal["resnext50_32x4d", "resnet50", "mobilenet_v2"] = "resnext50_32x4d"
-    """Backbone of deeplabv3plus; fast_scnn has none of its own and ignores it [deck]."""
+    name: Literal["deeplabv3plus", "pspnet", "linear", "fast_scnn"] = "deeplabv3plus"
+    """Architecture; linear is one convolution on the backbone's features [deck]."""
+    backbone: Literal[
+        "resnext50_32x4d",
+        "resnet50",
+        "resnet101",
+        "mobilenet_v2",
+        "wide_resnet38",
+        "convnext_tiny",
+        "swin_t",
+    ] = "resnext50_32x4d"
+    """What the head stands on; fast_scnn has none of its own and ignores it [deck]."""
     output_stride: Literal[8, 16, 32] = 8
-    """Input size over size of the deepest features, for deeplabv3plus [VPLR]."""
+    """Input size over size of the deepest features [VPLR]."""
     head_channels: int = 256
     """Width of deeplabv3plus's head; less is faster, for small networks on a CPU [VPLR]."""
+    auxiliary: bool = False
+    """Give pspnet a second classifier on earlier features while it trains [choice]."""
     backbone_weights: str = "IMAGENET1K_V2"
     """none, a torchvision weights name, or a path to a .pth or .safetensors file."""
 
@@ -208,6 +218,8 @@ class AugmentConfig:
     """Strength of the jitter of brightness, contrast, saturation and hue; 0 is off [VPLR]."""
     blur: float = 0.5
     """Probability of a Gaussian blur, sigma 0.15 to 1.3 pixels [VPLR]."""
+    on_device: bool = False
+    """Jitter and blur on the device instead of in the loader, with other draws [choice]."""
 
     def __post_init__(self) -> None:
         ordered = 0 < self.scale_min <= self.scale_max <= 16
@@ -216,6 +228,36 @@ class AugmentConfig:
         _require_share("flip", self.flip)
         _require_share("blur", self.blur)
         _require(0 <= self.jitter <= 0.5, "jitter", self.jitter, "0 to 0.5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What is minimised; pixels without a label never count."""
+
+    name: Literal["cross_entropy", "ohem", "boundary"] = "cross_entropy"
+    """ohem keeps the hard pixels, boundary accepts any class of a border's neighbourhood [VPLR]."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes, 0 to below 1 [choice]."""
+    ohem_threshold: float = 0.7
+    """Pixels whose class has a higher probability are easy, and left out by ohem [choice]."""
+    ohem_kept: float = 0.0625
+    """Least share of the labelled pixels that ohem keeps, the hardest [choice]."""
+    class_weights: Literal["none", "inverse_sqrt", "median"] = "none"
+    """Weights of the classes from how frequent they are in the real labels [choice]."""
+    auxiliary_weight: float = 0.4
+    """Weight of the second classifier's loss, where network.auxiliary is on [choice]."""
+    confidence_gamma: float = 0.0
+    """Pseudo-labelled pixels count confidence ** gamma; 0 counts all alike [choice]."""
+
+    def __post_init__(self) -> None:
+        smooths = 0 <= self.label_smoothing < 1
+        _require(smooths, "label_smoothing", self.label_smoothing, "0 to below 1")
+        _require_share("ohem_threshold", self.ohem_threshold)
+        _require_share("ohem_kept", self.ohem_kept)
+        positive = 0 <= self.auxiliary_weight <= 10
+        _require(positive, "auxiliary_weight", self.auxiliary_weight, "0 to 10")
+        positive = 0 <= self.confidence_gamma <= 100
+        _require(positive, "confidence_gamma", self.confidence_gamma, "0 to 100")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +280,8 @@ class OptimConfig:
     """Parts into which a process cuts its share of a step to save memory [choice]."""
     ema: float = 0.0
     """Decay of the moving average of the weights that is then the result; 0 is off [choice]."""
+    clip_norm: float = 0.0
+    """Longer gradients are shortened to this norm; 0 is off [choice]."""
 
     def __post_init__(self) -> None:
         _require_positive("lr", self.lr)
@@ -248,6 +292,8 @@ class OptimConfig:
         _require(self.batch_size >= 2, "batch_size", self.batch_size, "2 or more")
         _require(self.accumulate >= 1, "accumulate", self.accumulate, "1 or more")
         _require(0 <= self.ema < 1, "ema", self.ema, "0 to below 1")
+        clips = self.clip_norm >= 0 and math.isfinite(self.clip_norm)
+        _require(clips, "clip_norm", self.clip_norm, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,6 +313,7 @@ class TrainConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     crop: CropConfig = field(default_factory=CropConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
@@ -283,8 +330,15 @@ class InferenceConfig:
     """Scales of the image whose probabilities are averaged, with commas: 0.5,1,2."""
     flip: bool = False
     """Average with the mirrored image too."""
+    window: int = 0
+    """Side of square windows that slide over the image, in pixels; 0 takes it whole [VPLR]."""
+    overlap: float = 1 / 3
+    """Share of a window that lies in its neighbour, 0 to below 1 [VPLR]."""
 
     def __post_init__(self) -> None:
+        sided = self.window == 0 or self.window >= 32
+        _require(sided, "window", self.window, "0, or 32 pixels or more")
+        _require(0 <= self.overlap < 1, "overlap", self.overlap, "0 to below 1")
         try:
             valid = all(0.1 <= scale <= 4 for scale in self.scale_list())
         except ValueError:
@@ -354,6 +408,10 @@ class MachineConfig:
     """Loader processes; -1 takes one for each core but one, at most 8."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto computes in bf16 on CUDA and in fp32 on the CPU."""
+    compile: bool = False
+    """Compile the network by torch.compile: minutes at first, faster steps after."""
+    checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, more time."""
 
     def __post_init__(self) -> None:
         _require(self.workers >= -1, "workers", self.workers, "-1 or more")

@@ -55,5 +55,5 @@ def test_camvid_lies_beside_the_checkout_wherever_the_command_is_given(
 
 
 def test_an_unknown_benchmark_names_those_there_are() -> None:
-    with pytest.raises(InputError, match=r"no benchmark kamvid; there are scenes, camvid_small"):
+    with pytest.raises(InputError, match=r"no benchmark kamvid; there are scenes, scenes_abroad"):
         benchmark("kamvid")

@@ -4,12 +4,15 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import cv2
+import psutil
 
 VERSIONED = ("torch", "torchvision", "torchmetrics", "albumentations", "numpy")
 """Distributions whose versions a timing depends on."""
@@ -37,6 +40,43 @@ def median_seconds(f: Callable[[], object], repeats: int = 20) -> float:
         f()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
+
+
+def watch(words: Sequence[str], folder: Path) -> tuple[float, int]:
+    """Run `python -m selftrain` with these words in a folder, on a store of its own there.
+
+    Returns:
+        Seconds by the clock, and the most bytes that all its processes held together, looked at
+        once a second (proportional set size: shared pages count once).
+
+    Raises:
+        CalledProcessError: the command failed.
+    """
+    command = [sys.executable, "-m", "selftrain", *words]
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=sys.stderr)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, _memory(process.pid))
+        time.sleep(1)
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return seconds, peak
+
+
+def _memory(pid: int) -> int:
+    """Return the bytes that a process and its children hold together."""
+    total = 0
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        for member in family:
+            total += member.memory_full_info().pss
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        pass  # it ended between the listing and the look
+    return total
 
 
 def machine_facts() -> dict[str, str]:

@@ -109,6 +109,11 @@ def other_student(commands: Commands, student: Command) -> Command:
 
 
 @pytest.fixture(scope="module")
+def finetune(commands: Commands, student: Command) -> Command:
+    return commands.run("finetune", {"start": student.stage("student").info.run_id})
+
+
+@pytest.fixture(scope="module")
 def evaluate(commands: Commands, student: Command) -> Command:
     return commands.run("evaluate", {"model": student.stage("student").info.run_id})
 
@@ -139,6 +144,7 @@ COMMANDS = {
     "student": ["student"],
     "student_again": [],
     "other_student": ["student"],
+    "finetune": ["finetune"],
     "evaluate": ["evaluate model"],
     "predict": [],
     "main": ["control", "evaluate teacher", "evaluate control"],
