@@ -118,7 +118,7 @@ class Pipeline:
         identity = {
             **data.inputs(),
             # Measuring the labels does not change them: their students stay as they are.
-            **_set_knobs(dataclasses.replace(config, teacher="none", measure=False), "hood"),
+            **_set_knobs(dataclasses.replace(config, teacher="none", measure=False)),
             "teacher": teacher.key,
             "pool": data.pool_digest,
         }
@@ -162,7 +162,7 @@ class Pipeline:
 
         identity = {
             **data.inputs(),
-            **_set_knobs(dataclasses.replace(config, model="none"), "submission"),
+            **_set_knobs(dataclasses.replace(config, model="none")),
             "model": model.key,
             "evaluation": data.evaluation_digests,
         }
@@ -309,17 +309,23 @@ def _params(prefix: str, config: object) -> dict[str, Scalar]:
     return {f"{prefix}.{path}": value for path, value in flatten(config).items()}
 
 
-def _set_knobs(config: object, *switches: str) -> dict[str, Scalar]:
-    """Flatten a config without the switches that are off: they came later than the first keys."""
-    return {knob: it for knob, it in flatten(config).items() if knob not in switches or it}
+def _set_knobs(config: object) -> dict[str, Scalar]:
+    """Return the knobs that are not at their defaults.
+
+    So a knob that is invented later, off by default, leaves the keys of all that was made before
+    as they are. A default that changes raises the stage's version (a test holds them together).
+    """
+    defaults = flatten(type(config)())
+    return {knob: value for knob, value in flatten(config).items() if value != defaults[knob]}
 
 
 def _what_decides(config: TrainConfig) -> dict[str, Scalar]:
-    """Flatten what decides a training; a weights file counts by its content, not by its path."""
-    values = flatten(config)
+    """Return what decides a training; a weights file counts by its content, not by its path."""
+    # A start counts by the key of what it names; a threshold for pseudo labels, if there are any.
+    neutral: dict[str, Scalar] = {"start": "none"}
     if config.data.pseudo_ratio == 0:
-        del values["data.threshold"]  # of pseudo labels, of which there are none
-    del values["start"]  # counts by the key of what it names
+        neutral["data.threshold"] = 0.0
+    values = _set_knobs(override(config, neutral))
     weights = Path(config.network.backbone_weights)
     if weights.is_file():
         digest = hashlib.blake2b(weights.read_bytes(), digest_size=8).hexdigest()

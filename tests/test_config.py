@@ -30,7 +30,7 @@ def legal(path: str) -> st.SearchStrategy[Scalar]:
         return st.booleans()
     if path == "data.pool":
         return st.sampled_from(["rest", "folder", "train_extra+mapillary"])
-    if path == "data.short_side":
+    if path == "data.short_side" or path.endswith("inference.window"):
         return st.integers(32, 2048)
     if path == "data.fold":
         return st.integers(0, 4)
@@ -133,6 +133,14 @@ def test_a_group_is_no_knob() -> None:
         ("data.labelled_fraction", 0.0),
         ("data.labelled_fraction", 1.5),
         ("data.shots", -1),
+        ("teacher.loss.label_smoothing", 1.0),
+        ("teacher.loss.ohem_threshold", 1.1),
+        ("teacher.loss.ohem_kept", -0.1),
+        ("teacher.loss.auxiliary_weight", -1.0),
+        ("student.loss.confidence_gamma", -1.0),
+        ("teacher.optim.clip_norm", -1.0),
+        ("evaluate.inference.window", 31),
+        ("evaluate.inference.overlap", 1.0),
         ("data.fold", 5),
         ("data.short_side", 31),
         ("data.pool", "rest+rest"),

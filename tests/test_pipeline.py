@@ -19,9 +19,18 @@ from selftrain import pipeline as pipeline_module
 from selftrain import tracking
 from selftrain.__main__ import ACTIONS
 from selftrain.checkpoint import WEIGHTS, load_network
-from selftrain.config import Config, EpochConfig, Scalar, TrainConfig, override
+from selftrain.config import (
+    Config,
+    EpochConfig,
+    EvaluateConfig,
+    PseudoLabelConfig,
+    Scalar,
+    TrainConfig,
+    flatten,
+    override,
+)
 from selftrain.errors import InputError
-from selftrain.pipeline import Pipeline, control_config
+from selftrain.pipeline import EVALUATE, PSEUDO_LABEL, TRAIN, Pipeline, control_config
 from selftrain.stage import Product
 from selftrain.train import count_crops, plan_epochs
 
@@ -323,3 +332,11 @@ def test_a_start_of_another_architecture_is_refused(config: Config) -> None:
     }
     with pytest.raises(InputError, match="does not fit the network that is to start from it"):
         _ = with_values(config, values).finetuned
+
+
+def test_defaults_that_keys_leave_out_change_only_with_the_version_of_their_stage() -> None:
+    """A new knob joins the file, with a default that changes nothing of what there was."""
+    frozen = json.loads((Path(__file__).parent / "frozen_defaults.json").read_text())
+    configs = {TRAIN: TrainConfig(), PSEUDO_LABEL: PseudoLabelConfig(), EVALUATE: EvaluateConfig()}
+    now = {f"{stage.name} {stage.version}": flatten(it) for stage, it in configs.items()}
+    assert now == frozen
