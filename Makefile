@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: setup demo test check format ui clean
+.PHONY: setup demo test test-gpu check format ui clean
 
 setup: $(VENV)/installed
 
@@ -22,6 +22,9 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest
+
+test-gpu: setup
+	$(BIN)/pytest tests/gpu
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -16,10 +16,12 @@ from selftrain.data.digests import digest_samples
 from selftrain.datasets import export_scenes
 from selftrain.errors import InputError
 from selftrain.evaluate import METRICS
+from selftrain.export import export
+from selftrain.launch import launch, needs_launch
 from selftrain.machine import count_workers, describe
 from selftrain.pipeline import Pipeline
 from selftrain.predict import list_pictures, predict
-from selftrain.prepare import PAGE
+from selftrain.prepare import say_summary
 from selftrain.stage import Product
 
 Action = Callable[[Pipeline, tracking.Run], None]
@@ -29,12 +31,18 @@ def _prepare(pipeline: Pipeline, run: tracking.Run) -> None:
     """Draw or read the benchmark's data, check them and summarise them."""
     config = pipeline.config
     if config.prepare.export == "cityscapes":
+        if config.data.dataset != "cityscapes":
+            raise InputError(
+                "prepare.export = cityscapes draws the data of the benchmark cityscapes, but this "
+                f"is {config.benchmark}: add --benchmark cityscapes, and a machine.data_root for "
+                "the drawn files."
+            )
         scenes, root = config.data.scenes, config.machine.data_root
         export_scenes(scenes, root, count_workers(config.machine))
     product = pipeline.prepared
     if config.prepare.cache == "raw":
         pipeline.data.build_raw_cache(count_workers(config.machine))
-    progress.say(f"summary: {product.folder / PAGE}")
+    say_summary(product.folder)
 
 
 def _teacher(pipeline: Pipeline, run: tracking.Run) -> None:
@@ -77,24 +85,42 @@ def _predict(pipeline: Pipeline, run: tracking.Run) -> None:
     digest = digest_samples(samples, labels=False)
     run.log_dataset(names, name="pictures", digest=digest, context="predict")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = _find_model(config.predict.model, Path(temporary))
+        folder = _find_model("predict.model", config.predict.model, Path(temporary))
         predict(config.predict, samples, folder, config.machine)
     progress.say(f"{len(samples)} pictures labelled: {config.predict.output}")
 
 
-def _find_model(name: str, temporary: Path) -> Path:
+def _find_model(knob: str, name: str, temporary: Path) -> Path:
     """Return the folder of a network named as a folder, a run id, or an MLflow URI."""
     if (Path(name) / CARD).is_file():
         return Path(name)
     if name == "none":
-        raise InputError("predict.model is not set: name runs:/ID, models:/NAME or a folder.")
+        raise InputError(f"{knob} is not set: name runs:/ID, models:/NAME or a folder.")
     if Path(name).is_dir():
-        raise InputError(f"predict.model = {name} holds no network: {CARD} is missing.")
+        raise InputError(f"{knob} = {name} holds no network: {CARD} is missing.")
     if ":/" not in name:
         name = f"runs:/{tracking.finished(name).run_id}"
     if name.startswith("runs:/") and name.count("/") == 1:
         name += f"/{tracking.MODEL}"
     return tracking.download(name, temporary) / "artifacts" / NETWORK
+
+
+def _export(pipeline: Pipeline, run: tracking.Run) -> None:
+    """Write a network as a file that other programs run: ONNX, torch.export."""
+    config = pipeline.config.export
+    run.log_params({f"export.{knob}": value for knob, value in flatten(config).items()})
+    with tempfile.TemporaryDirectory() as temporary:
+        model = _find_model("export.model", config.model, Path(temporary))
+        files = export(
+            model,
+            config.output,
+            format=config.format,
+            height=config.height,
+            width=config.width,
+            dynamic=config.dynamic,
+        )
+    for file in files:
+        progress.say(f"written: {file}")
 
 
 def _main(pipeline: Pipeline, run: tracking.Run) -> None:
@@ -167,6 +193,7 @@ ACTIONS: dict[str, Action] = {
     "student": _student,
     "finetune": _finetune,
     "evaluate": _evaluate,
+    "export": _export,
     "predict": _predict,
     "main": _main,
 }
@@ -179,6 +206,8 @@ def run(argv: Sequence[str]) -> None:
         InputError: the user can mend it.
     """
     stage, config = parse(argv, {name: str(action.__doc__) for name, action in ACTIONS.items()})
+    if needs_launch(config.machine.processes):
+        sys.exit(launch(argv, config.machine.processes))
     device = distributed.choose_device(config.machine.device)
     with distributed.process_group(device):
         if distributed.rank() == 0:

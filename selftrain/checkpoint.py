@@ -28,6 +28,8 @@ Network = TypeVar("Network", bound=nn.Module)
 
 NETWORK = "network"
 """Name of the folder that holds a network inside a logged model."""
+AUXILIARY = "auxiliary."
+"""Beginning of the names of an auxiliary head's weights."""
 WEIGHTS, CARD, CHECKPOINT = "weights.safetensors", "model.json", "checkpoint.pt"
 
 
@@ -53,8 +55,15 @@ class ModelCard:
 
 
 def save_network(folder: Path, network: nn.Module, card: ModelCard) -> None:
-    """Write weights and card; the card comes last, so that its presence means a whole network."""
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+    """Write weights and card; the card comes last, so that its presence means a whole network.
+
+    An auxiliary head is left out: it has done its work when the training ends.
+    """
+    tensors = {
+        name: tensor.contiguous().cpu()
+        for name, tensor in network.state_dict().items()
+        if not name.startswith(AUXILIARY)
+    }
     write_atomically(folder / WEIGHTS, save_tensors(tensors))
     write_atomically(folder / CARD, json.dumps(dataclasses.asdict(card), indent=2).encode())
 
@@ -131,10 +140,11 @@ def load_start(network: SegmentationNetwork, folder: Path, classes: Sequence[str
     card = load_card(folder)
     weights = read_weights(folder)
     keeps_classifier = list(card.classes) == list(classes)
+    own = network.state_dict()
+    kept = [name for name in own if name.startswith(AUXILIARY)]  # was not saved
     if not keeps_classifier:
-        own = network.state_dict()
-        for name in network.classifier_names():
-            weights[name] = own[name]
+        kept += network.classifier_names()
+    weights |= {name: own[name] for name in kept}
     refusal = f"The {card.network} in {folder} does not fit the network that is to start from it"
     load_fitting(network, weights, refusal)
     return keeps_classifier

@@ -139,13 +139,14 @@ class NetworkConfig:
     ] = "resnext50_32x4d"
     """What the head stands on; fast_scnn has none of its own and ignores it [deck]."""
     output_stride: Literal[8, 16, 32] = 8
-    """Input size over size of the deepest features [VPLR]."""
+    """Input size over size of the deepest features; of swin_t always 32 [VPLR]."""
     head_channels: int = 256
     """Width of deeplabv3plus's head; less is faster, for small networks on a CPU [VPLR]."""
     auxiliary: bool = False
     """Give pspnet a second classifier on earlier features while it trains [choice]."""
     backbone_weights: str = "IMAGENET1K_V2"
-    """none, a torchvision weights name, or a path to a .pth or .safetensors file."""
+    """none, a torchvision weights name (IMAGENET1K_V1 for convnext_tiny and swin_t), or a path to
+    a .pth or .safetensors file, such as the weights.safetensors of another run."""
 
     def __post_init__(self) -> None:
         wide = self.head_channels >= 8
@@ -219,7 +220,7 @@ class AugmentConfig:
     blur: float = 0.5
     """Probability of a Gaussian blur, sigma 0.15 to 1.3 pixels [VPLR]."""
     on_device: bool = False
-    """Jitter and blur on the device instead of in the loader, with other draws [choice]."""
+    """Jitter and blur on the GPU instead of in the loader, with other draws [choice]."""
 
     def __post_init__(self) -> None:
         ordered = 0 < self.scale_min <= self.scale_max <= 16
@@ -241,7 +242,7 @@ class LossConfig:
     ohem_threshold: float = 0.7
     """Pixels whose class has a higher probability are easy, and left out by ohem [choice]."""
     ohem_kept: float = 0.0625
-    """Least share of the labelled pixels that ohem keeps, the hardest [choice]."""
+    """Least share of an image's labelled pixels that ohem keeps, the hardest [choice]."""
     class_weights: Literal["none", "inverse_sqrt", "median"] = "none"
     """Weights of the classes from how frequent they are in the real labels [choice]."""
     auxiliary_weight: float = 0.4
@@ -267,7 +268,8 @@ class OptimConfig:
     name: Literal["sgd", "adamw"] = "sgd"
     """sgd, the paper's, or adamw, which gets further in a short training from scratch [VPLR]."""
     lr: float = 0.01
-    """Learning rate at the first step, for the stated batch_size [choice]."""
+    """Learning rate at the first step, for batch_size crops: scale it with batch_size. A batch
+    grown by constant_pixels raises it alike, processes and accumulate do not [choice]."""
     momentum: float = 0.9
     """Of sgd; of adamw its first beta [VPLR]."""
     weight_decay: float = 1e-4
@@ -360,7 +362,7 @@ class PseudoLabelConfig:
     shard_size: int = 256
     """Images of a shard: what is done again after an interruption."""
     hood: bool = False
-    """Ignore where Cityscapes' own car is seen: its frames' border, as in train_extra [choice]."""
+    """In Cityscapes' frames, train_extra's too, ignore where the camera's car is seen [choice]."""
     measure: bool = False
     """Open the pool's hidden labels, if it has any, to measure the pseudo labels."""
 
@@ -393,6 +395,28 @@ class PredictConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """A network as a file that other programs run."""
+
+    model: str = "none"
+    """runs:/ID, models:/NAME@ALIAS, a run id, or a folder with weights.safetensors."""
+    output: Path = Path("exported")
+    """Folder for the files that are written."""
+    format: Literal["onnx", "torch_export", "both"] = "onnx"
+    """onnx for onnxruntime and others, torch_export for torch without this project's code."""
+    height: int = 512
+    """Of the images that the network will be given, in pixels."""
+    width: int = 1024
+    """Likewise."""
+    dynamic: bool = False
+    """Take images of other sizes too, where the network allows it."""
+
+    def __post_init__(self) -> None:
+        for side in ("height", "width"):
+            _require(getattr(self, side) >= 32, side, getattr(self, side), "32 pixels or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class MachineConfig:
     """Where things lie and what they run on: never part of a key."""
 
@@ -404,6 +428,8 @@ class MachineConfig:
     """Folder for the stages' products, one folder a key."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
+    processes: int = 1
+    """Processes that train and label together, one for each GPU; started by torchrun."""
     workers: int = -1
     """Loader processes; -1 takes one for each core but one, at most 8."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -415,6 +441,7 @@ class MachineConfig:
 
     def __post_init__(self) -> None:
         _require(self.workers >= -1, "workers", self.workers, "-1 or more")
+        _require(self.processes >= 1, "processes", self.processes, "1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -434,6 +461,7 @@ class Config:
     """Training on the benchmark's labels from `finetune.start` (Table 5, Figure 3)."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
 
     def __post_init__(self) -> None:

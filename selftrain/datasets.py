@@ -5,6 +5,7 @@ The data modules take numbers and folders; this is where the config's values rea
 
 import dataclasses
 import hashlib
+import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from selftrain import progress
 from selftrain.config import Config, DataConfig, MachineConfig, ScenesConfig
@@ -25,22 +27,26 @@ from selftrain.data import (
     mapillary,
     scenes,
 )
-from selftrain.data.cache import RawCache
 from selftrain.data.cache_writing import build_raw_cache
+from selftrain.data.cached_frames import (
+    CachedFrames,
+    cache_folder,
+    name_by_content,
+    open_frames,
+)
 from selftrain.data.digests import FileDigests, digest_samples
-from selftrain.data.export import export_cityscapes
 from selftrain.data.reader import Reader
 from selftrain.data.sample import Blob, Sample, Splits
+from selftrain.data.scenes_export import export_cityscapes
 from selftrain.data.shares import take_shots
 from selftrain.data.statistics import count_label
 from selftrain.errors import InputError
+from selftrain.files import write_atomically
 
 FIRST_TEST_SEED, FIRST_DEV_SEED = 2_000_000, 1_000_000
 """Scene numbers of test and dev start here, far behind those of the training pool."""
 SHOTS_SEED = 0
 """Decides which images `data.shots` takes; the same for every training, as a split file is."""
-
-_RAW = "raw-"  # and a key: folder of a raw cache
 
 
 @dataclass(frozen=True)
@@ -61,46 +67,48 @@ class OpenData:
     def reader(self) -> Reader:
         """Reads the samples at the config's size, from the raw cache where there is one."""
         reader = Reader(self.splits.classes, self.config.scale, self.config.short_side)
-        if not any(self.cache.glob(f"{_RAW}*")):  # so that nothing need be hashed
-            return reader
-        folder, digest = self._raw_cache(reader)
-        found = RawCache.open(folder, source_digest=digest, reader=reader)
-        return dataclasses.replace(reader, cache=found)
+        frames = open_frames(self.cache, self._cached, reader, self.digests.digest)
+        if frames is not None:
+            held = sum(map(frames.has, self._cached))
+            progress.say(f"raw cache: {held} of {len(self._cached)} frames are read from it")
+        return dataclasses.replace(reader, cache=frames)
 
     def build_raw_cache(self, workers: int) -> None:
-        """Write the frames that trainings read as memory maps, or check those that are there.
+        """Write the frames that trainings read as memory maps, and check those that are there.
 
         Raises:
-            InputError: a file cannot be read, the disk is too small, or the cache is damaged.
+            InputError: a file cannot be read, the disk is too small, or a cache is damaged.
         """
-        if isinstance(self.reader.cache, RawCache):
-            with progress.bar("check the raw cache", len(self._cached)) as bar:
-                self.reader.cache.verify(workers=workers, advance=bar.advance)
+        frames = self.reader.cache
+        missing: Sequence[Sample] = self._cached
+        if isinstance(frames, CachedFrames):
+            for cache in frames.caches:
+                names = cache.names()
+                with progress.bar("check the raw cache", len(names)) as bar:
+                    cache.verify(workers=workers, advance=bar.advance)
+                progress.say(f"raw cache: {len(names)} frames are as they were written")
+            missing = [sample for sample in self._cached if not frames.has(sample)]
+        # Copies of a picture are one frame.
+        named = {it.name: it for it in (name_by_content(s, self.digests.digest) for s in missing)}
+        if not named:
             return
-        folder, digest = self._raw_cache(self.reader)
-        with progress.bar("raw cache", len(self._cached)) as bar:
+        reader = dataclasses.replace(self.reader, cache=None)
+        folder, source = cache_folder(self.cache, named.values(), reader)
+        with progress.bar("raw cache", len(named)) as bar:
             build_raw_cache(
-                self._cached,
-                self.reader,
+                list(named.values()),
+                reader,
                 folder,
-                source_digest=digest,
+                source_digest=source,
                 workers=workers,
                 advance=bar.advance,
             )
-        progress.say(f"raw cache: {folder}")
+        progress.say(f"raw cache: {len(named)} frames written to {folder}")
 
-    @property
+    @cached_property
     def _cached(self) -> Sequence[Sample]:
         """The samples that trainings and labelling read; `evaluate` reads its own once."""
         return [*self.splits.labelled, *self.splits.dev, *self.splits.unlabelled]
-
-    def _raw_cache(self, reader: Reader) -> tuple[Path, str]:
-        """Return where the raw frames of this config lie, and the digest of their files."""
-        digests = self.labelled_digest, self.dev_digest, self.pool_digest
-        digest = hashlib.blake2b(repr(digests).encode(), digest_size=8).hexdigest()
-        facts = repr((digest, reader.scale, reader.short_side, reader.classes.names))
-        key = hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
-        return self.cache / f"{_RAW}{key}", digest
 
     @cached_property
     def labelled_digest(self) -> str:
@@ -186,13 +194,16 @@ def open_data(config: Config) -> OpenData:
         InputError: files are missing or not laid out as the data set's reader expects.
     """
     data, machine = config.data, config.machine
+    cache = machine.outputs / "cache"
+    if data.shots > 0:  # instead of a fraction: chosen from all of train
+        data = dataclasses.replace(data, labelled_fraction=1.0)
     splits = OPENERS[data.dataset](data, machine.data_root)
     splits = _widen(splits, data.train_on)
     if data.shots > 0:
-        splits = _take_shots(splits, data)
+        splits = _take_shots(splits, data, cache)
     if data.pool != "rest":
         splits = _take_pool(splits, data.pool.split("+"), machine)
-    return OpenData(data, splits, machine.outputs / "cache")
+    return OpenData(config.data, splits, cache)
 
 
 def export_scenes(size: ScenesConfig, root: Path, workers: int) -> None:
@@ -269,7 +280,7 @@ def _open_scenes(data: DataConfig, root: Path) -> Splits:
     return Splits(
         classes=scenes.classes(size.style),
         labelled=found["train"][:labelled],
-        unlabelled=[Sample(sample.name, sample.image) for sample in pool],
+        unlabelled=[sample.without_label() for sample in pool],
         dev=found["dev"],
         evaluation={"test": found["test"]},
         pool_with_labels=pool,
@@ -319,26 +330,42 @@ def _widen(splits: Splits, train_on: str) -> Splits:
     return dataclasses.replace(splits, labelled=labelled, dev=(), evaluation=evaluation)
 
 
-def _take_shots(splits: Splits, data: DataConfig) -> Splits:
+def _take_shots(splits: Splits, data: DataConfig, cache: Path) -> Splits:
     """Keep the labels of so many images per class (Figure 3); the others join the pool."""
     labelled = splits.labelled
-    reader, classes = Reader(splits.classes, data.scale, data.short_side), len(splits.classes)
-    with ThreadPoolExecutor() as pool:  # decoding and counting release the interpreter's lock
-        counts = pool.map(lambda sample: count_label(reader.label(sample), classes), labelled)
-        has_class = np.array(list(counts)).reshape(-1, classes) > 0
+    reader = Reader(splits.classes, data.scale, data.short_side)
+    has_class = _find_classes(labelled, reader, cache)
     names = [sample.name for sample in labelled]
     chosen = set(take_shots(has_class, names, data.shots, seed=SHOTS_SEED))
     others = [sample for i, sample in enumerate(labelled) if i not in chosen]
     return dataclasses.replace(
         splits,
         labelled=[labelled[i] for i in sorted(chosen)],
-        unlabelled=[*splits.unlabelled, *map(_without_label, others)],
+        unlabelled=[*splits.unlabelled, *(sample.without_label() for sample in others)],
         pool_with_labels=[*splits.pool_with_labels, *others],
     )
 
 
-def _without_label(sample: Sample) -> Sample:
-    return Sample(sample.name, sample.image)
+def _find_classes(samples: Sequence[Sample], reader: Reader, cache: Path) -> NDArray[np.bool_]:
+    """Return (N, K) whether an image shows a class; every label is decoded once and remembered."""
+    digest = digest_samples(
+        samples, labels=True, digest=FileDigests(cache / "digests.sqlite").digest
+    )
+    key = hashlib.blake2b(f"{digest} {reader!r}".encode(), digest_size=8).hexdigest()
+    path, classes = cache / f"classes-{key}.npy", len(reader.classes)
+    if path.exists():
+        return np.asarray(np.load(path, allow_pickle=False))
+    # Decoding and counting release the interpreter's lock.
+    with progress.bar("classes", len(samples)) as bar, ThreadPoolExecutor() as pool:
+        counts = []
+        for count in pool.map(lambda it: count_label(reader.label(it), classes), samples):
+            counts.append(count)
+            bar.advance()
+    has_class = np.array(counts).reshape(-1, classes) > 0
+    buffer = io.BytesIO()
+    np.save(buffer, has_class, allow_pickle=False)
+    write_atomically(path, buffer.getvalue())
+    return has_class
 
 
 def _take_pool(splits: Splits, names: Sequence[str], machine: MachineConfig) -> Splits:
@@ -347,7 +374,15 @@ def _take_pool(splits: Splits, names: Sequence[str], machine: MachineConfig) -> 
     def listed(name: str) -> Sequence[Sample]:
         if name == "rest":
             return splits.unlabelled
-        return POOLS[name](machine.data_root if name == "train_extra" else machine.pool_root)
+        knob = "data_root" if name == "train_extra" else "pool_root"
+        root: Path = getattr(machine, knob)
+        try:
+            return POOLS[name](root)
+        except InputError as error:
+            raise InputError(
+                f"{error} These images are wanted as data.pool = {name}, from machine.{knob} = "
+                f"{root}; data.pool = rest does without them."
+            ) from error
 
     if len(names) == 1:  # as it is: it may be a long list without an object for each
         return dataclasses.replace(splits, unlabelled=listed(names[0]), pool_with_labels=())

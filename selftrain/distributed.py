@@ -71,6 +71,13 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def least_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the least value of each element over all ranks; the tensor itself is changed."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
+    return tensor
+
+
 def choose_device(name: str) -> torch.device:
     """Return the device for "auto", "cpu" or "cuda"; each local rank has a GPU of its own."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):

@@ -49,10 +49,7 @@ def evaluate(
     device = distributed.choose_device(machine.device)
     network, card = load_network(model, device)
     require_same_classes(card.classes, reader.classes.names, f"The model {model.name}")
-    inference = config.inference
-    predictor = Predictor(
-        network, device, inference.scale_list(), inference.flip, machine.precision
-    )
+    predictor = Predictor.of(network, device, config.inference, machine)
     metrics: dict[str, float] = {}
     per_class = pd.DataFrame({"class": reader.classes.names})
     for split, samples in splits.evaluation.items():

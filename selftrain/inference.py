@@ -16,12 +16,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from selftrain import distributed
+from selftrain.config import InferenceConfig, MachineConfig
 from selftrain.data.reader import Reader, frame_factor
 from selftrain.data.sample import Sample
 from selftrain.errors import InputError, from_worker
 from selftrain.metrics import ConfusionMatrix
+from selftrain.windows import Taps, add_window, row_chunks, window_starts, window_taps
 
 _SMALLEST_SIDE = 32
+_WINDOW_PIXELS = 2**24
+"""Pixels of the windows that go through the network together on a GPU: eight frames' worth."""
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -46,12 +50,38 @@ class Predictor:
     pictures as they are, where the network was trained on frames that a reader had resized."""
     short_side: int = 0
     """Likewise, images whose shorter side would be longer than this are resized to it; 0: none."""
+    window: int = 0
+    """Side of the square windows that the network sees, in pixels of the resized image; a smaller
+    image is one window. 0: the whole image."""
+    overlap: float = 1 / 3
+    """Share of a window that lies in its neighbour, in [0, 1); the last one is shifted in."""
+
+    @classmethod
+    def of(
+        cls,
+        network: nn.Module,
+        device: torch.device,
+        config: InferenceConfig,
+        machine: MachineConfig,
+    ) -> "Predictor":
+        """Return a predictor that asks as the knobs say."""
+        return cls(
+            network,
+            device,
+            scales=config.scale_list(),
+            flip=config.flip,
+            precision=machine.precision,
+            window=config.window,
+            overlap=config.overlap,
+        )
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
         """Return probabilities (B, K, H, W) of images (B, 3, H, W), uint8.
 
-        They are float32 and lie on the device.
+        They are float32 and lie on the device. A pixel's are the mean over the scales and the
+        mirrored images, each the mean over the windows that hold the pixel. No second array of
+        this size is made: each window's are added as they come, those of other scales resized.
         """
         images = images.to(self.device, non_blocking=True)
         images = images.contiguous(memory_format=torch.channels_last)
@@ -61,15 +91,15 @@ class Predictor:
         for scale in (wanted * factor for wanted in self.scales):
             resized = images if scale == 1 else _resize(images.float(), scale)
             for mirrored in (False, True) if self.flip else (False,):
-                with autocast(self.device, self.precision):
-                    logits = self.network(resized.flip(-1) if mirrored else resized)
-                found = logits.float().softmax(dim=1)
-                found = found.flip(-1) if mirrored else found
-                if found.shape[-2:] != (height, width):
-                    found = F.interpolate(found, size=(height, width), mode="bilinear")
-                total = found if total is None else total + found
+                for seen, rows, columns in self._windows(resized, (height, width), mirrored):
+                    if total is None and seen.shape[-2:] == (height, width) == resized.shape[-2:]:
+                        total = seen  # the whole image in one window
+                        continue
+                    if total is None:
+                        total = _zeros_like(seen, height, width)
+                    add_window(total, seen, rows, columns)
         assert total is not None  # the config refuses an empty list of scales
-        return total / (len(self.scales) * (2 if self.flip else 1))
+        return total.div_(len(self.scales) * (2 if self.flip else 1))
 
     def labels(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the likeliest class (B, H, W) and its probability (B, H, W), both uint8.
@@ -77,8 +107,51 @@ class Predictor:
         The probability is scaled to 0..255 and rounded down, so that a threshold never keeps a
         pixel that lies below it.
         """
-        confidence, labels = self.probabilities(images).max(dim=1)
-        return labels.to(torch.uint8), (confidence * 255).clamp(0, 255).to(torch.uint8)
+        probabilities = self.probabilities(images)
+        batch, _, height, width = probabilities.shape
+        labels = probabilities.new_empty((batch, height, width), dtype=torch.uint8)
+        confidence = torch.empty_like(labels)
+        for rows in row_chunks(*probabilities.shape):
+            best, classes = probabilities[:, :, rows].max(dim=1)
+            labels[:, rows] = classes.to(torch.uint8)
+            confidence[:, rows] = (best * 255).clamp(0, 255).to(torch.uint8)
+        return labels, confidence
+
+    def _windows(
+        self, images: Tensor, target: tuple[int, int], mirrored: bool
+    ) -> Iterator[tuple[Tensor, Taps, Taps]]:
+        """Yield each window's probabilities, upright, and where they go in the target."""
+        batch, _, height, width = images.shape
+        side = self.window or max(height, width)
+        tops = window_starts(height, side, self.overlap)
+        lefts = window_starts(width, side, self.overlap)
+        box = (min(side, height), min(side, width))
+        if mirrored:  # the image is mirrored, and windows slide over what comes of it
+            lefts = [width - box[1] - left for left in lefts]
+        rows = window_taps(tops, box[0], length=height, target=target[0], device=self.device)
+        columns = window_taps(lefts, box[1], length=width, target=target[1], device=self.device)
+        places = [(y, x) for y in range(len(tops)) for x in range(len(lefts))]
+        fitting = _WINDOW_PIXELS // (batch * box[0] * box[1]) if images.is_cuda else 1
+        for first in range(0, len(places), max(1, fitting)):
+            together = places[first : first + max(1, fitting)]
+            crops = torch.cat(
+                [images[:, :, tops[y] :, lefts[x] :][:, :, : box[0], : box[1]] for y, x in together]
+            )
+            crops = crops.flip(-1) if mirrored else crops
+            crops = crops.contiguous(memory_format=torch.channels_last)
+            with autocast(self.device, self.precision):
+                logits = self.network(crops).float()
+            for chunk in row_chunks(*logits.shape):
+                found = logits[:, :, chunk].softmax(dim=1)
+                logits[:, :, chunk] = found.flip(-1) if mirrored else found
+            for part, (y, x) in zip(logits.split(batch), together, strict=True):
+                yield part, rows[y], columns[x]
+
+
+def _zeros_like(window: Tensor, height: int, width: int) -> Tensor:
+    """Return zeros (B, K, height, width), channels last: as the networks give a window's."""
+    shape = (*window.shape[:2], height, width)
+    return torch.empty(shape, device=window.device, memory_format=torch.channels_last).zero_()
 
 
 def _resize(images: Tensor, scale: float) -> Tensor:

@@ -66,6 +66,7 @@ class Pipeline:
             tile=data.config.tile,
             workers=count_workers(self.config.machine) + 1,  # this process is idle meanwhile
             cache=data.cache,
+            digests=data.digests,
         )
 
         def make(folder: Path, run: tracking.Run) -> None:
@@ -165,6 +166,7 @@ class Pipeline:
             **_set_knobs(dataclasses.replace(config, model="none")),
             "model": model.key,
             "evaluation": data.evaluation_digests,
+            **({"to submit": data.to_submit_digest} if config.submission else {}),
         }
         return self._run(EVALUATE, identity, make, f"evaluate {title}")
 
@@ -191,6 +193,11 @@ class Pipeline:
     @cached_property
     def finetuned(self) -> Product:
         """A network that goes on from another run's on the labelled images (Figure 3)."""
+        if self.config.finetune.start == "none":
+            raise InputError(
+                "finetune.start is not set: name the run of a teacher or a student, as in "
+                "--finetune.start RUN_ID."
+            )
         return self._train(self.config.finetune, "finetune")
 
     def _open_run(self, run_id: str, knob: str) -> Product:

@@ -1,6 +1,7 @@
 """Labels for anybody's pictures: index masks, colour masks and overlays."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -66,15 +67,10 @@ def predict(
     device = distributed.choose_device(machine.device)
     network, card = load_network(model, device)
     classes = card.class_table()
-    inference = config.inference
-    predictor = Predictor(
-        network,
-        device,
-        inference.scale_list(),
-        inference.flip,
-        machine.precision,
-        card.scale,
-        card.short_side,
+    predictor = replace(
+        Predictor.of(network, device, config.inference, machine),
+        frame_scale=card.scale,
+        short_side=card.short_side,
     )
     read = partial(
         frames,

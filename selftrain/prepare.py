@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from selftrain import progress, tracking
+from selftrain.data.digests import FileDigests
 from selftrain.data.reader import Reader
 from selftrain.data.sample import Sample, Splits
 from selftrain.data.scan import Frame, Kind, Problem, digest_frames, scan
@@ -43,6 +43,7 @@ from selftrain.errors import InputError
 from selftrain.files import write_atomically
 from selftrain.pictures import overlay, side_by_side
 
+SUMMARY = "summary.json"
 PAGE = "index.html"
 """The summary to look at, in the product's folder."""
 OVERLAYS = 12
@@ -103,6 +104,8 @@ def prepare(
     for file, table in tables.items():
         write_atomically(folder / file, _encode_table(table, file))
     note = f"{sum(counts.values()):,} images, {len(names)} classes{_how_read(reader)}."
+    if splits.rule:
+        note += f" {splits.rule}"
     page = render_page(
         title=title,
         note=note,
@@ -116,21 +119,38 @@ def prepare(
         split: digest_frames(some, labels=split in splits_with_labels(frames))
         for split, some in frames.items()
     }
-    summary = {"title": title, "images": counts, "digests": digests, "warnings": warnings}
-    write_atomically(
-        folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False).encode()
-    )
+    summary = {
+        "title": title,
+        "images": counts,
+        "rule": splits.rule,
+        "digests": digests,
+        "warnings": warnings,
+    }
+    write_atomically(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False).encode())
     run.log_metrics({f"data/{split}": count for split, count in counts.items()})
     _log_manifest(tables["manifest.parquet"], title, run)
-    for split, count in counts.items():
+
+
+def say_summary(folder: Path) -> None:
+    """Print what `prepare` has left in a folder."""
+    summary = json.loads((folder / SUMMARY).read_bytes())
+    for split, count in summary["images"].items():
         progress.say(f"  {split}: {count} images")
-    for line in [splits.rule, *(f"warning: {warning}" for warning in warnings)]:
+    for line in [summary["rule"], *(f"warning: {text}" for text in summary["warnings"])]:
         if line:
             progress.say(f"  {line}")
+    progress.say(f"  to look at: {folder / PAGE}")
 
 
 def scan_splits(
-    splits: Splits, reader: Reader, *, title: str, tile: int, workers: int, cache: Path | None
+    splits: Splits,
+    reader: Reader,
+    *,
+    title: str,
+    tile: int,
+    workers: int,
+    cache: Path | None,
+    digests: FileDigests | None = None,
 ) -> dict[str, list[Frame]]:
     """Read every frame of every split, and return what was found if nothing is wrong.
 
@@ -144,6 +164,7 @@ def scan_splits(
         tile: See `scan`.
         workers: See `scan`.
         cache: See `scan`.
+        digests: Gets the digests of the files, so that none is hashed a second time.
 
     Returns:
         Split -> its frames in the order of its samples: labelled, dev, the evaluation's splits,
@@ -158,7 +179,7 @@ def scan_splits(
     frames: dict[str, list[Frame]] = {}
     with progress.bar("prepare", sum(map(len, samples.values()))) as bar:
         listed = chain.from_iterable(
-            map(_without_label, some) if split in (POOL, TO_SUBMIT) else some
+            map(Sample.without_label, some) if split in (POOL, TO_SUBMIT) else some
             for split, some in samples.items()
         )
         # Closed at once if the bar is interrupted: what was read is written down then.
@@ -168,6 +189,9 @@ def scan_splits(
                 for frame in islice(scanned, len(some)):
                     frames[split].append(frame)
                     bar.advance()
+    if digests is not None:
+        for split, some in samples.items():
+            digests.remember(_digests(some, frames[split]))
     problems = list(_find_problems(samples, frames))
     if problems:
         everything = cache / f"problems-{_file_name(title)}.csv" if cache else None
@@ -175,14 +199,19 @@ def scan_splits(
     return frames
 
 
+def _digests(samples: Sequence[Sample], frames: Sequence[Frame]) -> Iterator[tuple[Path, str]]:
+    """Yield the files that were read with their digests."""
+    for sample, frame in zip(samples, frames, strict=True):
+        if frame.image_digest:
+            yield sample.image, frame.image_digest
+        if sample.label is not None and frame.label_digest:
+            yield sample.label.path, frame.label_digest
+
+
 def _by_split(splits: Splits) -> dict[str, Sequence[Sample]]:
     held_out = {DEV: splits.dev, **splits.evaluation}
     to_submit = {TO_SUBMIT: splits.to_submit} if len(splits.to_submit) else {}
     return {LABELLED: splits.labelled, **held_out, POOL: splits.unlabelled, **to_submit}
-
-
-def _without_label(sample: Sample) -> Sample:
-    return sample if sample.label is None else replace(sample, label=None)
 
 
 def _find_problems(

@@ -11,9 +11,9 @@ import numpy as np
 
 from selftrain import distributed, progress, tracking
 from selftrain.checkpoint import load_network, require_same_classes
-from selftrain.config import MachineConfig, PseudoLabelConfig
+from selftrain.config import MachineConfig, PseudoLabelConfig, flatten
 from selftrain.data import shards
-from selftrain.data.cityscapes import outside_hood
+from selftrain.data.cityscapes import is_frame, outside_hood
 from selftrain.data.pseudo_labels import PseudoLabelSet
 from selftrain.data.reader import Reader
 from selftrain.data.sample import Sample, Splits
@@ -62,9 +62,7 @@ def label_pool(
     device = distributed.choose_device(machine.device)
     network, card = load_network(teacher, device)
     require_same_classes(card.classes, reader.classes.names, f"The teacher {teacher.name}")
-    predictor = Predictor(
-        network, device, config.inference.scale_list(), config.inference.flip, machine.precision
-    )
+    predictor = Predictor.of(network, device, config.inference, machine)
     pool = splits.unlabelled
     starts = range(0, len(pool), config.shard_size)
     finished = distributed.broadcast(shards.finished_shards(folder))
@@ -89,7 +87,7 @@ def label_pool(
             "pool": pool_digest,
             "classes": list(reader.classes.names),
             "colors": [list(color) for color in reader.classes.colors],
-            "inference": {"scales": config.inference.scales, "flip": config.inference.flip},
+            "inference": flatten(config.inference),
             "scale": reader.scale,
             "short_side": reader.short_side,
             "hood": config.hood,
@@ -122,6 +120,8 @@ def _label(
 def _ignore_hood(item: shards.Labelled) -> shards.Labelled:
     """Take the labels away where the car is seen that carries the camera."""
     sample, label, confidence = item
+    if not is_frame(sample.image):
+        return item
     is_street = outside_hood(*label.shape)
     return (
         sample,

@@ -7,7 +7,7 @@ goes on as if nothing had happened: bit for bit on the CPU, within rounding on C
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,29 +16,29 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from selftrain import checkpoint, distributed, progress, tracking
 from selftrain.checkpoint import ModelCard
 from selftrain.config import MachineConfig, TrainConfig
 from selftrain.data.augment import Augmentation
 from selftrain.data.centroids import Centroids
-from selftrain.data.dataset import CropLoader, EpochBatches, SegmentationDataset, make_loader
-from selftrain.data.plan import Crop, Pool, plan_epoch, rank_batches
+from selftrain.data.dataset import EpochBatches, SegmentationDataset, make_loader
+from selftrain.data.plan import Crop, Pool, global_batches, plan_epoch, rank_batches
 from selftrain.data.reader import Reader
 from selftrain.data.sample import Sample
+from selftrain.data.statistics import count_pixels
+from selftrain.divergence import Sight, Watch, name_crops
+from selftrain.engine import Engine
+from selftrain.epochs import Epoch, count_crops, learning_rate, plan_epochs
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
-from selftrain.inference import Predictor, autocast, batch_size_for, score
-from selftrain.labels import IGNORE_INDEX
-from selftrain.losses import cross_entropy
+from selftrain.inference import Predictor, batch_size_for, score
+from selftrain.losses import weigh_classes
 from selftrain.machine import count_workers
 from selftrain.metrics import ConfusionMatrix
 from selftrain.models import build_network
 from selftrain.pictures import confusion_figure
-from selftrain.schedules import batch_size_for as crops_in_batch
-from selftrain.schedules import crop_sizes, poly
+from selftrain.prefetch import prefetch
 
 History = list[dict[str, float]]
 
@@ -59,63 +59,6 @@ class TrainingData:
     """Empty: nothing is measured while training."""
     start: Path | None = None
     """Folder of a network to start from; None: the config's `backbone_weights`."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch is made of, known before it starts."""
-
-    number: int
-    crop_size: int
-    batch_size: int
-    """Crops of a step, over all ranks."""
-    steps: int
-    first_step: int
-    """Steps of all epochs before."""
-
-
-def plan_epochs(config: TrainConfig, num_real: int) -> list[Epoch]:
-    """Lay out all epochs: crop sizes by the schedule, and the steps that they take.
-
-    Args:
-        config: Its `data.repeat` and `data.pseudo_ratio` give the crops of an epoch.
-        num_real: Labelled images.
-    """
-    crops = sum(count_crops(config, num_real))
-    sizes = crop_sizes(
-        config.crop.schedule,
-        epochs=config.epochs,
-        crop_size=config.crop.size,
-        warm_up=config.crop.warm_up,
-        cycles=config.crop.cycles,
-    )
-    epochs: list[Epoch] = []
-    first_step = 0
-    for number, size in enumerate(sizes):
-        batch = crops_in_batch(
-            size,
-            full_size=config.crop.size,
-            batch_size=config.optim.batch_size,
-            constant_pixels=config.crop.constant_pixels,
-        )
-        # `constant_pixels` cannot grow a batch beyond the epoch.
-        batch = min(batch, max(1, crops // config.optim.batch_size) * config.optim.batch_size)
-        steps = max(1, crops // batch)
-        epochs.append(Epoch(number, size, batch, steps, first_step))
-        first_step += steps
-    return epochs
-
-
-def count_crops(config: TrainConfig, num_real: int) -> tuple[int, int]:
-    """Return the real and the pseudo-labelled crops of an epoch (Table 2).
-
-    The equal-iteration control is the config with `repeat * (1 + pseudo_ratio)` and ratio 0.
-    So that it has exactly as many crops, it is their sum that is rounded, and then the real ones.
-    """
-    data = config.data
-    real = max(1, round(data.repeat * num_real))
-    both = round(data.repeat * (1 + data.pseudo_ratio) * num_real)
-    return real, max(0, both - real)
 
 
 class Training:
@@ -140,13 +83,13 @@ class Training:
             output_stride=config.network.output_stride,
             head_channels=config.network.head_channels,
             backbone_weights="none" if data.start else config.network.backbone_weights,
+            auxiliary=config.network.auxiliary,
         )
         if data.start is not None:
             checkpoint.load_start(network, data.start, data.reader.classes.names)
-        self.network = checkpoint.on_device(network, self.device)
-        self.forward = self._wrap(self.network)
-        self.optimizer = self._make_optimizer()
-        self.average = self._make_average()
+        self.engine = Engine(
+            network, config, machine, self.device, class_weights=self._class_weights()
+        )
         self.history: History = []
         self.next_epoch = 0
 
@@ -155,49 +98,27 @@ class Training:
         crops = sum(count_crops(self.config, len(self.data.real)))
         return min(crops, epoch.batch_size) // distributed.world_size()
 
-    def _wrap(self, network: nn.Module) -> nn.Module:
-        if distributed.world_size() == 1:
-            return network
-        if self.device.type == "cuda":
-            # torch gives this, the average's function and backward() no types.
-            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-            return DistributedDataParallel(self.network, device_ids=[self.device.index])
-        return DistributedDataParallel(network)
+    @property
+    def network(self) -> nn.Module:
+        """The network that is trained."""
+        return self.engine.network
 
-    def _make_optimizer(self) -> torch.optim.Optimizer:
-        optim, parameters = self.config.optim, self.network.parameters()
-        if optim.name == "adamw":
-            return torch.optim.AdamW(
-                parameters,
-                lr=optim.lr,
-                betas=(optim.momentum, 0.999),
-                weight_decay=optim.weight_decay,
-                fused=True,  # one pass over all weights; on the CPU too
-            )
-        return torch.optim.SGD(
-            parameters,
-            lr=optim.lr,
-            momentum=optim.momentum,
-            weight_decay=optim.weight_decay,
-            fused=True,  # one pass over all weights; on the CPU too
-        )
-
-    def _make_average(self) -> AveragedModel | None:
-        decay = self.config.optim.ema
-        if decay == 0:
+    def _class_weights(self) -> Tensor | None:
+        """Return the classes' weights in the loss, from the real labels alone."""
+        rule, data = self.config.loss.class_weights, self.data
+        if rule == "none":
             return None
-        return AveragedModel(
-            self.network,
-            multi_avg_fn=get_ema_multi_avg_fn(decay),  # type: ignore[no-untyped-call]
-            use_buffers=True,
-        )
+        first = distributed.rank() == 0
+        pixels = distributed.broadcast(count_pixels(data.real, data.reader) if first else None)
+        assert pixels is not None  # the first rank has counted them
+        return weigh_classes(pixels, rule)
 
     def state(self) -> dict[str, Any]:
         """Return all that an exact resume needs; random states follow from the epoch."""
         return {
             "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
+            "optimizer": self.engine.optimizer.state_dict(),
+            "average": self.engine.average.state_dict() if self.engine.average else None,
             "history": self.history,
             "next_epoch": self.next_epoch,
         }
@@ -205,9 +126,9 @@ class Training:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state."""
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        self.engine.optimizer.load_state_dict(state["optimizer"])
+        if self.engine.average is not None:
+            self.engine.average.load_state_dict(state["average"])
         self.history = list(state["history"])
         self.next_epoch = int(state["next_epoch"])
 
@@ -231,85 +152,91 @@ class Training:
             epoch=epoch.number,
         )
 
-    def train_epoch(self, epoch: Epoch, loader: CropLoader, bar: progress.Bar) -> dict[str, float]:
-        """Step through an epoch and return its metrics."""
+    def batches(self, epoch: Epoch) -> list[list[Crop]]:
+        """Draw this rank's crops of each step of an epoch."""
+        return rank_batches(
+            self.crops(epoch),
+            batch_size=epoch.batch_size,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+        )
+
+    def _parts(self, epoch: Epoch) -> int:
+        # As many on every rank, or they wait for each other for ever; and not more than leave
+        # two crops in each: batch norm needs them.
+        return min(self.config.optim.accumulate, self._least_crops(epoch) // 2)
+
+    def warm(self) -> None:
+        """Compile the network for all epochs' crop sizes; do nothing unless it is compiled."""
+        shapes: dict[tuple[int, int], None] = {}  # in order, and each once
+        planned = sum(count_crops(self.config, len(self.data.real)))
+        rank, world_size = distributed.rank(), distributed.world_size()
+        for epoch in self.epochs[self.next_epoch :]:
+            crops = len(range(rank, min(planned, epoch.batch_size), world_size))
+            parts = self._parts(epoch)
+            for size in (-(-crops // parts), crops // parts):
+                shapes[size, epoch.crop_size] = None
+        self.engine.warm(shapes)
+
+    def train_epoch(
+        self, epoch: Epoch, batches: Iterable[tuple[Tensor, ...]], bar: progress.Bar
+    ) -> dict[str, float]:
+        """Step through an epoch's batches and return its metrics.
+
+        Raises:
+            InputError: a loss or a gradient is infinite or NaN; the step and its crops are named.
+                All ranks raise it, and the checkpoint of the epoch before is as it was.
+        """
         # Dropout draws from the global generator: start it anew, so that a resumed training
         # drops the same units.
         torch.manual_seed(hash((self.config.seed, epoch.number, distributed.rank())))
-        self.forward.train()
+        self.engine.forward.train()
         start = time.perf_counter()
-        total = torch.zeros((), device=self.device)
-        # As many parts on every rank, or they wait for each other for ever; and not more than
-        # leave two crops in each: batch norm needs them.
-        parts = min(self.config.optim.accumulate, self._least_crops(epoch) // 2)
-        for number, (images, labels) in enumerate(loader):
-            lr = self._set_lr(epoch, epoch.first_step + number)
-            total += self._step(images, labels, parts)
-            if number % 10 == 0:  # reading the loss waits for the device: not at every step
-                bar.advance(0, f"loss {float(total) / (number + 1):.3f}{self._dev_note()}")
+        watch = Watch(self.device)
+        parts = self._parts(epoch)
+        on_device = self.config.augment.on_device
+        crops = self.batches(epoch) if on_device else []
+        for number, batch in enumerate(prefetch(batches, self.device)):
+            step = epoch.first_step + number
+            lr = learning_rate(self.config, epoch, step, total_steps=self.total_steps)
+            seeds = [crop.seed for crop in crops[number]] if on_device else []
+            watch.note(*self.engine.step(batch, lr=lr, parts=parts, seeds=seeds))
+            if number % 10 == 0 and (sight := watch.glance()) is not None:
+                self._require_finite(epoch, sight)
+                bar.advance(0, f"loss {sight.loss:.3f}{self._dev_note()}")
             bar.advance()
-        loss = float(total) / epoch.steps
-        if not math.isfinite(loss):
-            raise InputError(
-                f"The loss is {loss} in epoch {epoch.number}: lower optim.lr = "
-                f"{self.config.optim.lr:g}."
-            )
+        sight = watch.look()
+        self._require_finite(epoch, sight)
         planned = sum(count_crops(self.config, len(self.data.real)))
         crops_seen = min(planned, epoch.steps * epoch.batch_size)
         return {
-            "train/loss": loss,
+            "train/loss": sight.loss,
             "train/lr": lr,
             "train/crop_size": epoch.crop_size,
             "train/images_per_second": crops_seen / (time.perf_counter() - start),
         }
 
+    def _require_finite(self, epoch: Epoch, sight: Sight) -> None:
+        """Stop with the crops of the step that made a loss or a gradient no number."""
+        if sight.bad_step is None:
+            return
+        batch = global_batches(self.crops(epoch), batch_size=epoch.batch_size)[sight.bad_step]
+        optim = self.config.optim
+        what = "gradient is not finite" if math.isfinite(sight.bad_loss) else "loss is not finite"
+        raise InputError(
+            f"The {what} at step {epoch.first_step + sight.bad_step} in epoch {epoch.number}: "
+            f"lower optim.lr = {optim.lr:g}, clip gradients by optim.clip_norm = "
+            f"{optim.clip_norm:g}, or look at the {len(batch)} crops of {epoch.crop_size} pixels "
+            f"that it has seen: {name_crops(batch, [*self.data.real, *self.data.pseudo])}."
+        )
+
     def _dev_note(self) -> str:
         measured = [row["dev/mIoU"] for row in self.history if "dev/mIoU" in row]
         return f", dev mIoU {measured[-1]:.3f}" if measured else ""
 
-    def _set_lr(self, epoch: Epoch, step: int) -> float:
-        optim = self.config.optim
-        factor = poly(step, total_steps=self.total_steps, power=optim.power)
-        # The linear rule: a batch grown by `constant_pixels` takes a proportional step.
-        lr = optim.lr * factor * epoch.batch_size / optim.batch_size
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        return lr
-
-    def _step(self, images: Tensor, labels: Tensor, parts: int) -> Tensor:
-        """Take one step on this rank's share of a batch and return the batch's mean loss.
-
-        The loss is the mean over the labelled pixels of the whole batch, however many ranks and
-        parts it is cut into: each part weighs as many pixels as it has.
-        """
-        images = images.to(self.device, non_blocking=True)
-        labels = labels.to(self.device, non_blocking=True)
-        images = images.contiguous(memory_format=torch.channels_last)
-        world_size = distributed.world_size()
-        labelled = distributed.sum_over_ranks((labels != IGNORE_INDEX).sum()).clamp(min=1)
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        cut = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
-        for part_images, part_labels in cut:
-            with autocast(self.device, self.machine.precision):
-                logits = self.forward(part_images)
-            weight = (part_labels != IGNORE_INDEX).sum() / labelled
-            loss = cross_entropy(logits, part_labels) * weight
-            # Averaging over ranks divides by their number again.
-            (loss * world_size).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.network)
-        return distributed.sum_over_ranks(total)
-
-    def result(self) -> nn.Module:
-        """Return the network that is kept: the last epoch's, or its moving average."""
-        return self.average.module if self.average is not None else self.network
-
     def measure_dev(self) -> ConfusionMatrix:
         """Score the result on dev, whole images, single scale; an empty dev gives zeros."""
-        network = self.result().eval()
+        network = self.engine.result().eval()
         # On the CPU each rank has batch statistics of its own; rank 0's are the ones that are kept.
         distributed.share(network.buffers())
         predictor = Predictor(network, self.device, precision=self.machine.precision)
@@ -355,6 +282,7 @@ def train(
     if saved is not None:
         training.load_state(saved)
         progress.say(f"{title}: goes on with epoch {training.next_epoch} of {config.epochs}")
+    training.warm()
     for row in training.history:
         _log(run, row)  # the run of the interrupted attempt is not this one
     batches = EpochBatches()
@@ -363,6 +291,7 @@ def train(
             [*data.real, *data.pseudo],
             replace(data.reader, threshold=config.data.threshold),
             _augmentation(config),
+            with_confidence=config.loss.confidence_gamma > 0,
         ),
         batches,
         workers=count_workers(machine),
@@ -371,12 +300,7 @@ def train(
     done = sum(epoch.steps for epoch in training.epochs[: training.next_epoch])
     with progress.bar(title, training.total_steps, done=done) as bar:
         for epoch in training.epochs[training.next_epoch :]:
-            batches.batches = rank_batches(
-                training.crops(epoch),
-                batch_size=epoch.batch_size,
-                rank=distributed.rank(),
-                world_size=distributed.world_size(),
-            )
+            batches.batches = training.batches(epoch)
             row = {"epoch": float(epoch.number), **training.train_epoch(epoch, loader, bar)}
             is_last = epoch.number + 1 == config.epochs  # measured when all is done
             if data.dev and not is_last and (epoch.number + 1) % config.eval_every == 0:
@@ -403,7 +327,7 @@ def _finish(training: Training, matrix: ConfusionMatrix, folder: Path, run: trac
     table = pd.DataFrame(training.history).to_csv(index=False)
     run.log_text(table, "history.csv")
     write_atomically(folder / "history.csv", table.encode())
-    checkpoint.save_network(folder, training.result(), training.card())
+    checkpoint.save_network(folder, training.engine.result(), training.card())
     run.log_model(folder)
 
 
@@ -421,6 +345,6 @@ def _augmentation(config: TrainConfig) -> Augmentation:
         scale_min=augment.scale_min,
         scale_max=augment.scale_max,
         flip=augment.flip,
-        jitter=augment.jitter,
-        blur=augment.blur,
+        jitter=0.0 if augment.on_device else augment.jitter,
+        blur=0.0 if augment.on_device else augment.blur,
     )

@@ -253,7 +253,7 @@ def a_wrong_label_found_by_prepare(world: World) -> tuple[list[str], list[str]]:
 
 @case
 def a_label_of_three_channels(world: World) -> tuple[list[str], list[str]]:
-    path = spoil_camvid_label(world, np.tile(np.uint8([0, 1, 2]), (40, 48, 1)))
+    path = spoil_camvid_label(world, np.tile(np.arange(3, dtype=np.uint8), (40, 48, 1)))
     return world.camvid("teacher"), [str(path), "single-channel", "gray"]
 
 

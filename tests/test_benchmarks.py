@@ -6,9 +6,9 @@ import pytest
 
 from selftrain.benchmarks import BENCHMARKS, benchmark
 from selftrain.config import Config, flatten
+from selftrain.epochs import count_crops
 from selftrain.errors import InputError
 from selftrain.pipeline import control_config
-from selftrain.train import count_crops
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

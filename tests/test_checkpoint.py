@@ -12,6 +12,7 @@ from selftrain.checkpoint import (
     CARD,
     CHECKPOINT,
     WEIGHTS,
+    ModelCard,
     load_card,
     load_checkpoint,
     load_network,
@@ -22,7 +23,7 @@ from selftrain.checkpoint import (
 )
 from selftrain.data.sample import ClassTable
 from selftrain.errors import InputError
-from selftrain.models import build_network
+from selftrain.models import SegmentationNetwork, build_network
 
 CPU = torch.device("cpu")
 CLASSES = ClassTable(("road", "car"), ((1, 2, 3), (4, 5, 6)))
@@ -173,3 +174,24 @@ def test_a_start_of_another_architecture_is_refused_with_what_does_not_fit(folde
     )
     with pytest.raises(InputError, match=r"fast_scnn in .* does not fit .*missing: backbone"):
         load_start(network, folder, CLASSES.names)
+
+
+def test_an_auxiliary_head_stays_with_the_training(tmp_path: Path) -> None:
+    def build(*, auxiliary: bool) -> SegmentationNetwork:
+        return build_network(
+            "pspnet",
+            num_classes=2,
+            backbone="resnet50",
+            output_stride=16,
+            backbone_weights="none",
+            auxiliary=auxiliary,
+        )
+
+    trained = build(auxiliary=True)
+    card = ModelCard("pspnet", "resnet50", 16, 256, list(CLASSES.names), [[0, 0, 0]] * 2, 1.0)
+    save_network(tmp_path, trained, card)
+    loaded, _ = load_network(tmp_path, CPU)
+    assert loaded.auxiliary is None
+    for name in loaded.classifier_names():
+        assert torch.equal(loaded.state_dict()[name], trained.state_dict()[name])
+    assert load_start(build(auxiliary=True), tmp_path, CLASSES.names)

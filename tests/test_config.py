@@ -133,6 +133,8 @@ def test_a_group_is_no_knob() -> None:
         ("data.labelled_fraction", 0.0),
         ("data.labelled_fraction", 1.5),
         ("data.shots", -1),
+        ("export.height", 31),
+        ("machine.processes", 0),
         ("teacher.loss.label_smoothing", 1.0),
         ("teacher.loss.ohem_threshold", 1.1),
         ("teacher.loss.ohem_kept", -0.1),

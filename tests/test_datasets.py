@@ -12,9 +12,10 @@ from miniature import write_picture
 
 from selftrain.config import Config, Scalar, override
 from selftrain.data import digests
+from selftrain.data.cached_frames import CachedFrames
 from selftrain.data.digests import digest_file
 from selftrain.data.reader import Reader
-from selftrain.data.sample import Blob, Sample
+from selftrain.data.sample import Sample
 from selftrain.datasets import OpenData, open_data
 from selftrain.errors import InputError
 
@@ -142,15 +143,76 @@ def test_pools_can_be_joined_and_their_names_stay_apart(tiny: Config, tmp_path: 
 
 
 def test_the_raw_cache_is_used_by_itself_once_it_is_there(
-    tiny: Config, tiny_data: OpenData
+    tiny: Config, tiny_data: OpenData, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sample = tiny_data.splits.labelled[0]
     assert tiny_data.reader.cache is None
     tiny_data.build_raw_cache(workers=0)
     again = open_data(tiny)
-    without_files = replace(sample, image=Path("gone.png"), label=Blob(Path("gone.png")))
-    plain, cached = tiny_data.reader.pair(sample), again.reader.pair(without_files)
-    assert np.array_equal(plain[0], cached[0])
-    assert np.array_equal(plain[1], cached[1])
+    for sample in [*again.splits.labelled, *again.splits.dev]:
+        plain = tiny_data.reader.pair(sample)
+        cached = again.reader.pair(sample)
+        assert np.array_equal(plain[0], cached[0])
+        assert np.array_equal(plain[1], cached[1])
+        assert not cached[0].flags.writeable  # a view into the cache
+    assert "10 of 10 frames are read from it" in capsys.readouterr().out
     assert open_data(override(tiny, {"data.scale": 0.5})).reader.cache is None
-    again.build_raw_cache(workers=0)  # which checks it
+    capsys.readouterr()
+    again.build_raw_cache(workers=0)
+    assert "10 frames are as they were written" in capsys.readouterr().out
+
+
+def test_a_raw_cache_serves_another_choice_of_labelled_images(
+    tiny: Config, tiny_data: OpenData
+) -> None:
+    tiny_data.build_raw_cache(workers=0)
+    fewer = open_data(override(tiny, {"data.labelled_fraction": 0.25}))
+    assert isinstance(fewer.reader.cache, CachedFrames)
+    assert all(map(fewer.reader.cache.has, [*fewer.splits.labelled, *fewer.splits.unlabelled]))
+    more = open_data(override(tiny, {"data.labelled_fraction": 1.0}))
+    assert isinstance(more.reader.cache, CachedFrames)
+    held = [more.reader.cache.has(sample) for sample in more.splits.labelled]
+    assert held == [True] * 4 + [False] * 4  # of these it has no labels
+    more.build_raw_cache(workers=0)
+    complete = open_data(override(tiny, {"data.labelled_fraction": 1.0})).reader.cache
+    assert isinstance(complete, CachedFrames)
+    assert all(map(complete.has, more.splits.labelled))
+
+
+def test_a_cached_picture_is_never_taken_for_another_of_its_name(
+    tiny: Config, tiny_data: OpenData, tmp_path: Path
+) -> None:
+    tiny_data.build_raw_cache(workers=0)
+    reader, sample = open_data(tiny).reader, tiny_data.splits.labelled[0]
+    other = tmp_path / "other" / sample.image.name
+    write_picture(other, np.zeros((32, 64, 3), dtype=np.uint8))
+    assert reader.image(replace(sample, image=other)).max() == 0
+    assert reader.image(sample).max() > 0
+
+
+def test_pictures_of_equal_names_and_copies_can_all_be_cached(tiny: Config, tmp_path: Path) -> None:
+    root = pictures(tmp_path / "own", 2)
+    shutil.copy(root / "a" / "0.png", root / "copy.png")
+    values: dict[str, Scalar] = {"data.pool": "rest+folder", "machine.pool_root": root}
+    data = open_data(override(tiny, values))
+    data.build_raw_cache(workers=0)
+    again = open_data(override(tiny, values)).reader.cache
+    assert isinstance(again, CachedFrames)
+    assert all(map(again.has, data.splits.unlabelled))
+
+
+def test_shots_are_chosen_from_all_of_train_and_labels_are_looked_at_once(
+    tiny: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values: dict[str, Scalar] = {"data.scenes.images": 32, "data.shots": 2}
+    few, all_ = ({**values, "data.labelled_fraction": share} for share in (1 / 8, 1.0))
+    first = open_data(override(tiny, few)).splits
+    monkeypatch.setattr(Reader, "label", pytest.fail)
+    second = open_data(override(tiny, all_)).splits
+    assert names(first.labelled) == names(second.labelled)
+
+
+def test_a_pool_that_is_not_there_names_the_knobs(tiny: Config, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    values: dict[str, Scalar] = {"data.pool": "mapillary", "machine.pool_root": gone}
+    with pytest.raises(InputError, match=r"data\.pool = mapillary.*machine\.pool_root = .*gone"):
+        open_data(override(tiny, values))

@@ -1,5 +1,7 @@
 """One way to ask a network, checked against the slow and obvious one."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +58,127 @@ def test_scales_and_mirror_images_are_averaged(scales: tuple[float, ...], flip: 
     found = Predictor(Brightest(), CPU, scales, flip).probabilities(images)
     torch.testing.assert_close(found, torch.stack(views).mean(0))
     torch.testing.assert_close(found.sum(1), torch.ones(2, 40, 48))
+
+
+def brute_force(predictor: Predictor, images: Tensor) -> Tensor:
+    """Slide windows the obvious way: whole arrays, a loop over pixels' windows, no sharing."""
+    height, width = images.shape[-2:]
+    views = []
+    for scale in predictor.scales:
+        size = [max(32, round(side * scale)) for side in (height, width)]
+        resized = F.interpolate(images.float(), size=size, mode="bilinear", antialias=scale < 1)
+        for turned in [False, True][: 1 + predictor.flip]:
+            seen = resized.flip(3) if turned else resized
+            total, count = torch.zeros_like(seen), torch.zeros(size)
+            for top in begins(size[0], predictor.window, predictor.overlap):
+                for left in begins(size[1], predictor.window, predictor.overlap):
+                    box = (..., slice(top, top + predictor.window), slice(left, None))
+                    box = (*box[:2], slice(left, left + predictor.window))
+                    total[box] += predictor.network(seen[box]).softmax(1)
+                    count[box] += 1
+            mean = (total / count).flip(3) if turned else total / count
+            views.append(F.interpolate(mean, size=(height, width), mode="bilinear"))
+    return torch.stack(views).mean(0)
+
+
+def begins(length: int, window: int, overlap: float) -> list[int]:
+    if length <= window:
+        return [0]
+    step = max(1, round(window * (1 - overlap)))
+    steps = -(-(length - window) // step)
+    return [min(i * step, length - window) for i in range(steps + 1)]
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 1.7), (0.7,), (2.0,)])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(("window", "overlap"), [(32, 1 / 3), (33, 0.0), (40, 0.8), (64, 0.5)])
+def test_windows_give_what_the_obvious_loop_gives(
+    scales: tuple[float, ...], flip: bool, window: int, overlap: float
+) -> None:
+    images = some_images(height=75, width=106)
+    predictor = Predictor(Brightest(), CPU, scales, flip, window=window, overlap=overlap)
+    found = predictor.probabilities(images)
+    torch.testing.assert_close(found, brute_force(predictor, images), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.sum(1), torch.ones(2, 75, 106))
+
+
+def test_an_image_smaller_than_the_window_is_one_window_without_padding() -> None:
+    images = some_images()
+    whole = Predictor(Brightest(), CPU, (1.0, 1.5), flip=True)
+    torch.testing.assert_close(
+        replace(whole, window=100).probabilities(images), whole.probabilities(images)
+    )
+
+
+def test_no_window_is_larger_than_asked_for_and_none_reaches_over_the_border() -> None:
+    sizes = []
+
+    class Watched(Brightest):
+        def forward(self, images: Tensor) -> Tensor:
+            sizes.append(tuple(images.shape))
+            return super().forward(images)
+
+    Predictor(Watched(), CPU, window=32, overlap=0.5).probabilities(some_images(1, 40, 70))
+    assert sizes == [(1, 3, 32, 32)] * 2 * 4  # from 0 and 8; from 0, 16, 32 and 38
+
+
+def test_with_windows_too_the_answer_is_mirrored_with_the_image() -> None:
+    images = some_images()
+    predictor = Predictor(Brightest(), CPU, flip=True, window=32)
+    turned = predictor.probabilities(images.flip(-1)).flip(-1)
+    torch.testing.assert_close(turned, predictor.probabilities(images))
+
+
+def test_windows_of_a_resized_frame_lie_on_the_resized_frame() -> None:
+    images = some_images(height=64, width=96)
+    halved = Predictor(Brightest(), CPU, frame_scale=0.5, window=32)
+    same = Predictor(Brightest(), CPU, scales=(0.5,), window=32)
+    assert torch.equal(halved.probabilities(images), same.probabilities(images))
+
+
+def test_the_network_is_not_asked_twice_and_the_images_stay_as_they_are() -> None:
+    images = some_images()
+    before = images.clone()
+    predictor = Predictor(Brightest(), CPU, (0.5, 1.0), flip=True, window=32)
+    first = predictor.probabilities(images)
+    assert torch.equal(predictor.probabilities(images), first)
+    assert torch.equal(images, before)
+
+
+MEMORY = """
+from pathlib import Path
+import torch
+from torch import nn
+from selftrain.inference import Predictor
+
+class Coarse(nn.Module):
+    def forward(self, images):
+        small = nn.functional.avg_pool2d(images.float(), 8)
+        logits = nn.functional.interpolate(small.repeat(1, 7, 1, 1)[:, :19], images.shape[-2:])
+        return logits.contiguous(memory_format=torch.channels_last)
+
+def peak():
+    # Not getrusage: it still counts what the process was before it became Python, a large pytest.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+for scales in ((1.0,), (1.0, 2.0)):
+    predictor = Predictor(Coarse(), torch.device("cpu"), scales, True, window=192)
+    predictor.labels(torch.zeros(1, 3, 192, 192, dtype=torch.uint8))
+    before = peak()
+    predictor.labels(torch.zeros(1, 3, 768, 1024, dtype=torch.uint8))
+    print((peak() - before) / (768 * 1024 * 19 * 4))
+"""
+
+
+def test_with_windows_the_probabilities_are_in_memory_once() -> None:
+    command = [sys.executable, "-c", MEMORY]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    at_one_scale, more_at_two = map(float, ran.stdout.split())
+    # Beside the map there are chunks of it, and the image as floats.
+    assert 0.5 < at_one_scale < 2
+    # At scale 2 a second map would fill four times as much.
+    assert more_at_two < 2.5
 
 
 def test_with_the_mirror_image_the_answer_is_mirrored_with_the_image() -> None:

@@ -29,10 +29,10 @@ from selftrain.config import (
     flatten,
     override,
 )
+from selftrain.epochs import count_crops, plan_epochs
 from selftrain.errors import InputError
 from selftrain.pipeline import EVALUATE, PSEUDO_LABEL, TRAIN, Pipeline, control_config
 from selftrain.stage import Product
-from selftrain.train import count_crops, plan_epochs
 
 
 @pytest.fixture(scope="module")
@@ -340,3 +340,8 @@ def test_defaults_that_keys_leave_out_change_only_with_the_version_of_their_stag
     configs = {TRAIN: TrainConfig(), PSEUDO_LABEL: PseudoLabelConfig(), EVALUATE: EvaluateConfig()}
     now = {f"{stage.name} {stage.version}": flatten(it) for stage, it in configs.items()}
     assert now == frozen
+
+
+def test_fine_tuning_without_a_start_is_refused(config: Config) -> None:
+    with pytest.raises(InputError, match=r"finetune\.start is not set: name the run"):
+        _ = Pipeline(config).finetuned

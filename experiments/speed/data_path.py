@@ -42,6 +42,7 @@ from torchvision.transforms import functional
 from experiments.speed.measure import machine_facts, report
 from selftrain.data.augment import MEAN_COLOR, Augmentation, cut_window
 from selftrain.data.cache_writing import build_raw_cache
+from selftrain.data.cached_frames import CachedFrames
 from selftrain.data.centroids import find_centroids
 from selftrain.data.dataset import SegmentationDataset
 from selftrain.data.plan import Crop, Pool, plan_epoch
@@ -205,7 +206,7 @@ def measure(folder: Path) -> dict[str, object]:
         epoch=0,
     )
     cache = build_raw_cache(png, reader, folder / "raw", source_digest="")
-    cached = replace(reader, cache=cache)
+    cached = replace(reader, cache=CachedFrames.of(cache, png))
     datasets = {
         "png": SegmentationDataset(png, reader, STRENGTH),
         "jpeg": SegmentationDataset(jpeg, reader, STRENGTH),

@@ -104,8 +104,12 @@ def report(record: dict[str, object], path: Path | None) -> None:
         record: Name and value of what was measured; numbers, strings and dictionaries of them.
         path: JSON file to write, or None to print only. Its folder is made.
     """
-    for name, value in _flatten(record).items():
-        print(f"{name:<24}{value:.3f}" if isinstance(value, float) else f"{name:<24}{value}")
+    flat = _flatten(record)
+    width = max(24, *(len(name) + 2 for name in flat))
+    for name, value in flat.items():
+        print(
+            f"{name:<{width}}{value:.3f}" if isinstance(value, float) else f"{name:<{width}}{value}"
+        )
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -75,7 +75,7 @@ class Augmenter:
 
         Args:
             image: RGB (H, W, 3).
-            label: (H, W).
+            label: (H, W); or (H, W, 2), the label map and one more that is cut like it.
             point: (y, x) in the frame that the crop must contain; None: anywhere.
             size: Side of the crop, in pixels.
             seed: The same seed gives the same crop, in any process and any order.
@@ -110,19 +110,21 @@ def cut_window(
 
     Args:
         image: RGB (H, W, 3).
-        label: (H, W).
+        label: (H, W); or (H, W, 2), the label map and one more that is cut like it.
         point: (y, x) that the window contains at a random position, not in its middle. Its label
             is among the returned labels at any scale. None: the window falls anywhere.
         size: Side of the result, in pixels.
         scale: Magnification; the window has a side of `size / scale` source pixels.
         rng: Draws the place.
-        fill: RGB of what lies outside the image; its label is IGNORE_INDEX.
+        fill: RGB of what lies outside the image; its label is IGNORE_INDEX, and the second map
+            is 0 there.
 
     Returns:
-        (size, size, 3) image, resized linearly, and (size, size) labels, by nearest neighbour.
+        (size, size, 3) image, resized linearly, and (size, size) labels, by nearest neighbour;
+        (size, size, 2) where two maps are given.
     """
     side = max(1, round(size / scale))
-    height, width = label.shape
+    height, width = label.shape[:2]
     top = _place(height, side, size, point[0] if point else None, rng)
     left = _place(width, side, size, point[1] if point else None, rng)
     inside = (
@@ -130,7 +132,7 @@ def cut_window(
         slice(max(left, 0), min(left + side, width)),
     )
     image, label = image[inside], label[inside]
-    if label.shape != (side, side):
+    if label.shape[:2] != (side, side):
         above, before = max(-top, 0), max(-left, 0)
         below, after = side - above - label.shape[0], side - before - label.shape[1]
         pad = (above, below, before, after, cv2.BORDER_CONSTANT)

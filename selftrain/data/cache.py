@@ -40,7 +40,7 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True, kw_only=True)
 class RawCache:
-    """The frames of a cache; a `FrameCache` for `Reader`.
+    """The frames of a cache, by their names in it.
 
     Its files are mapped when the first frame is asked for. Pickled, it is only a path: each
     process maps them for itself.
@@ -81,6 +81,10 @@ class RawCache:
             fault,
         )
         return None
+
+    def names(self) -> list[str]:
+        """Return the names of the frames."""
+        return list(self._files.rows)
 
     def image(self, name: str) -> NDArray[np.uint8] | None:
         """Return a read-only view of the image (H, W, 3), RGB; None if the sample is not here."""

@@ -168,7 +168,7 @@ def _require_space(samples: Sequence[Sample], reader: Reader, folder: Path) -> N
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise InputError(
-            f"The raw cache {folder} needs about {needed / 1e9:.3g} GB but {free / 1e9:.3g} GB "
+            f"The raw cache {folder} needs about {needed / 1e6:,.0f} MB but {free / 1e6:,.0f} MB "
             "are free: free some space, choose another folder, or go on without a cache."
         )
 

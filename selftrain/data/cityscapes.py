@@ -125,6 +125,11 @@ def train_extra(root: Path) -> Sequence[Sample]:
     return Pairs(images=images).without_labels(name for name in images if name != BLACK)
 
 
+def is_frame(image: Path) -> bool:
+    """Return whether a picture is one of Cityscapes', by the ending that all of them have."""
+    return image.name.endswith("_leftImg8bit.png")
+
+
 def outside_hood(height: int, width: int) -> NDArray[np.bool_]:
     """Return which pixels of a frame show the street, and not the ego vehicle's hood or a border.
 

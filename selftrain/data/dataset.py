@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -14,7 +15,8 @@ from selftrain.data.reader import Reader
 from selftrain.data.sample import Sample
 from selftrain.errors import InputError, from_worker
 
-Example = tuple[Tensor, Tensor]
+Example = tuple[Tensor, ...]
+"""Image and labels; with confidences, if the data set was asked for them, as the third."""
 
 
 class SegmentationDataset(Dataset[Example]):
@@ -24,23 +26,55 @@ class SegmentationDataset(Dataset[Example]):
     """
 
     def __init__(
-        self, samples: Sequence[Sample], reader: Reader, augmentation: Augmentation
+        self,
+        samples: Sequence[Sample],
+        reader: Reader,
+        augmentation: Augmentation,
+        *,
+        with_confidence: bool = False,
     ) -> None:
         self.samples = samples
         self.reader = reader
+        self.with_confidence = with_confidence
         self._augment = Augmenter(augmentation)
 
     def __getitem__(self, crop: Crop) -> Example:
         """Return image uint8 (3, S, S), RGB 0..255, and labels uint8 (S, S); S = crop.size.
 
+        With confidences they come third, uint8 (S, S), 0..255 for 0..1: cut like the label, 0
+        outside the image; 255 all over for a real sample.
+
         A pure function of the crop: neither worker, nor order, nor epoch matters.
         Labels stay uint8 on the way to the device; the loss needs `.long()`.
+
+        Raises:
+            InputError: A file is missing or broken, or confidences are asked for and a pseudo
+                label has none.
         """
-        image, label = self.reader.pair(self.samples[crop.image])
+        sample = self.samples[crop.image]
+        image, label = self.reader.pair(sample)
+        if self.with_confidence and sample.is_pseudo:
+            label = self._add_confidence(label, sample)
         image, label = self._augment(image, label, point=crop.point, size=crop.size, seed=crop.seed)
         # Turned by NumPy: it takes half the time of torch's `contiguous`.
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        return pixels, torch.from_numpy(label).contiguous()
+        if not self.with_confidence:
+            return pixels, torch.from_numpy(label).contiguous()
+        if label.ndim == 2:
+            maps = [label, np.full_like(label, 255)]
+        else:
+            maps = [label[..., 0], label[..., 1]]
+        return pixels, *(torch.from_numpy(np.ascontiguousarray(it)) for it in maps)
+
+    def _add_confidence(self, label: NDArray[np.uint8], sample: Sample) -> NDArray[np.uint8]:
+        """Return label and confidence as one (H, W, 2), so that one window cuts both."""
+        confidence = self.reader.confidence(sample)
+        if confidence.shape != label.shape:
+            raise InputError(
+                f"The confidence map of {sample.name} has the shape {confidence.shape}, but its "
+                f"pseudo label {label.shape}: label the pool again."
+            )
+        return np.asarray(cv2.merge([label, confidence]), dtype=np.uint8)
 
 
 class EpochBatches(Sampler[list[Crop]]):
@@ -65,7 +99,7 @@ class CropLoader(DataLoader[Example]):
     """A DataLoader whose workers' InputErrors reach the user as one sentence."""
 
     def __iter__(self) -> Iterator[Example]:  # type: ignore[override]  # no one needs its class
-        """Yield images uint8 (B, 3, S, S) and labels uint8 (B, S, S)."""
+        """Yield images uint8 (B, 3, S, S), labels uint8 (B, S, S), and confidences like them."""
         try:
             yield from super().__iter__()
         except InputError as error:
@@ -77,7 +111,7 @@ class CropLoader(DataLoader[Example]):
 def make_loader(
     dataset: SegmentationDataset, batches: EpochBatches, *, workers: int, pin_memory: bool
 ) -> CropLoader:
-    """Return a loader of (images, labels) batches, in the order of `batches`.
+    """Return a loader of (images, labels[, confidences]) batches, in the order of `batches`.
 
     Its content does not depend on `workers`. Make it once and iterate it once per epoch: the
     worker processes stay.

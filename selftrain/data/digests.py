@@ -19,6 +19,7 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS digests"
     "(path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest TEXT) WITHOUT ROWID"
 )
+_INSERT = "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)"
 
 
 class FileDigests:
@@ -58,7 +59,7 @@ class FileDigests:
             status = path.stat()
         except OSError:
             return digest_file(path)  # which says what is wrong
-        key = (os.path.abspath(path), status.st_size, status.st_mtime_ns)  # noqa: PTH100
+        key = _key(path, status)
         with self._lock:
             found = self._connection.execute(
                 "SELECT digest FROM digests WHERE path = ? AND size = ? AND mtime_ns = ?", key
@@ -67,10 +68,20 @@ class FileDigests:
             return str(found[0])
         digest = digest_file(path)
         with self._lock:
-            self._connection.execute(
-                "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", (*key, digest)
-            )
+            self._connection.execute(_INSERT, (*key, digest))
         return digest
+
+    def remember(self, found: Iterable[tuple[Path, str]]) -> None:
+        """Keep digests of files that somebody else has just read."""
+        rows = [(*_key(path, path.stat()), digest) for path, digest in found]
+        with self._lock:
+            self._connection.execute("BEGIN")
+            self._connection.executemany(_INSERT, rows)
+            self._connection.execute("COMMIT")
+
+
+def _key(path: Path, status: os.stat_result) -> tuple[str, int, int]:
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns  # noqa: PTH100
 
 
 def digest_file(path: Path) -> str:

@@ -189,7 +189,8 @@ def _read_folders(root: Path) -> tuple[list[Row], bool]:
     if not (root / IMAGES).is_dir():
         raise InputError(
             f"{root} has neither {TABLE} nor a folder {IMAGES}/: put the pictures into {IMAGES}/, "
-            f"the masks under the same names into {LABELS}/, and the classes into {CLASS_FILE}."
+            f"the masks under the same names into {LABELS}/, and the classes into {CLASS_FILE}; "
+            "machine.data_root says where they are."
         )
     images = list_files(root / IMAGES)
     uses = _uses_of_folders(root / IMAGES, images)
@@ -263,6 +264,11 @@ def _require_labels(rows: Sequence[Row], uses: dict[str, list[int]], place: Path
                 f"{place}: {len(missing)} of the {len(uses[use])} images of {use} have no mask: "
                 f"{first_ten(missing)}: add the masks, or make these images unlabelled."
             )
+    if not uses:
+        raise InputError(
+            f"{place} has no picture ({', '.join(PICTURES)}): put the pictures there, or name "
+            "another folder by machine.data_root."
+        )
     if "train" not in uses:
         raise InputError(
             f"{place} has no labelled image to train on: add masks under {LABELS}/ (or in the "

@@ -18,12 +18,12 @@ _PNG = b"\x89PNG"
 
 
 class FrameCache(Protocol):
-    """Frames that were read before, by the same reader; see `data/cache.py`."""
+    """Frames that were read before, by the same reader; see `data/cached_frames.py`."""
 
-    def image(self, name: str) -> NDArray[np.uint8] | None:
+    def image(self, sample: Sample) -> NDArray[np.uint8] | None:
         """Return the picture of a sample, or None if it is not here."""
 
-    def label(self, name: str) -> NDArray[np.uint8] | None:
+    def label(self, sample: Sample) -> NDArray[np.uint8] | None:
         """Return the label map of a sample, or None if it is not here."""
 
 
@@ -46,7 +46,7 @@ class Reader:
 
     def image(self, sample: Sample) -> NDArray[np.uint8]:
         """Return the picture as RGB (H, W, 3)."""
-        if self.cache is not None and (cached := self.cache.image(sample.name)) is not None:
+        if self.cache is not None and (cached := self.cache.image(sample)) is not None:
             return cached
         flags = cv2.IMREAD_COLOR | (0 if self.upright else cv2.IMREAD_IGNORE_ORIENTATION)
         image = _decode(Blob(sample.image), flags)
@@ -68,7 +68,7 @@ class Reader:
             )
         if sample.is_pseudo:  # the teacher saw the scaled image: never scaled again
             return self._apply_threshold(sample, _decode_ids(sample.label))
-        if self.cache is not None and (cached := self.cache.label(sample.name)) is not None:
+        if self.cache is not None and (cached := self.cache.label(sample)) is not None:
             return cached
         if self.classes.file_colors:
             label = self._colors_to_train_ids(_decode(sample.label, cv2.IMREAD_COLOR), sample.label)
@@ -86,6 +86,19 @@ class Reader:
                 f"{image.shape[1]}x{image.shape[0]}: label and image must have the same size."
             )
         return image, label
+
+    def confidence(self, sample: Sample) -> NDArray[np.uint8]:
+        """Return the confidence of a pseudo label, (H, W), 0..255 for 0..1.
+
+        Raises:
+            InputError: the sample has no confidence map.
+        """
+        if sample.confidence is None:
+            raise InputError(
+                f"The pseudo label of {sample.name} has no confidence map: set threshold and "
+                "confidence_gamma to 0, or label the pool again."
+            )
+        return _decode(sample.confidence, cv2.IMREAD_UNCHANGED)
 
     def _ids_to_train_ids(self, raw: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
         # cv2.LUT: a frame of 2048x1024 takes 1 ms, indexing an array with it 8.
@@ -119,12 +132,7 @@ class Reader:
     def _apply_threshold(self, sample: Sample, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if self.threshold <= 0:
             return label
-        if sample.confidence is None:
-            raise InputError(
-                f"The pseudo label of {sample.name} has no confidence map: set threshold to 0, or "
-                "label the pool again."
-            )
-        confidence = _decode(sample.confidence, cv2.IMREAD_UNCHANGED)
+        confidence = self.confidence(sample)
         return np.where(confidence >= self.threshold * 255, label, IGNORE_INDEX).astype(np.uint8)
 
     def _target(self, array: NDArray[np.uint8]) -> tuple[int, int]:

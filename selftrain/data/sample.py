@@ -57,6 +57,10 @@ class Sample:
     is_pseudo: bool = False
     """True: the label was predicted and holds train ids already."""
 
+    def without_label(self) -> "Sample":
+        """Return the sample as a pool has it."""
+        return Sample(self.name, self.image)
+
 
 @dataclass(frozen=True, slots=True)
 class ClassTable:

@@ -53,8 +53,12 @@ class DeepLabV3PlusHead(nn.Module):
         Returns:
             Logits (B, num_classes, h, w).
         """
-        pooled = resize(self.aspp(deep), (low.shape[-2], low.shape[-1]))
-        logits: Tensor = self.classify(torch.cat([pooled, self.project(low)], dim=1))
+        # Parts without a name are let go: half a gigabyte for a large image.
+        logits: Tensor = self.classify(
+            torch.cat(
+                [resize(self.aspp(deep), (low.shape[-2], low.shape[-1])), self.project(low)], dim=1
+            )
+        )
         return logits
 
 

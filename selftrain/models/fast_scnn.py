@@ -1,13 +1,10 @@
 """Fast-SCNN (Poudel et al. 2019, arXiv 1902.04502): 1.1 million parameters, no pretraining."""
 
-import torch
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 
-from selftrain.models.layers import conv_bn_relu, resize
-
-POOLED_SIZES = (1, 2, 3, 6)
-"""Cells to a side in each level of the pyramid (PSPNet)."""
+from selftrain.models.layers import Backbone, conv_bn_relu, resize
+from selftrain.models.pspnet import PyramidPooling
 
 
 def separable(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Sequential:
@@ -28,30 +25,7 @@ def bottlenecks(in_channels: int, out_channels: int, *, stride: int) -> nn.Seque
     )
 
 
-class PyramidPooling(nn.Module):
-    """Add the mean of the image, and of its parts, to every place; keeps the channels."""
-
-    def __init__(self, channels: int) -> None:
-        """Split `channels`, a multiple of 4, among the levels."""
-        super().__init__()
-        self.levels = nn.ModuleList(
-            nn.Sequential(
-                nn.AdaptiveAvgPool2d(size),
-                conv_bn_relu(channels, channels // len(POOLED_SIZES)),
-            )
-            for size in POOLED_SIZES
-        )
-        self.project = conv_bn_relu(2 * channels, channels)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, channels, h, w) to the same shape."""
-        size = (features.shape[-2], features.shape[-1])
-        pooled = [resize(level(features), size) for level in self.levels]
-        mixed: Tensor = self.project(torch.cat([features, *pooled], dim=1))
-        return mixed
-
-
-class FastSCNNFeatures(nn.Module):
+class FastSCNNFeatures(Backbone):
     """The learning-to-downsample module and the global feature extractor (Table 1)."""
 
     low_channels = 64
@@ -71,14 +45,13 @@ class FastSCNNFeatures(nn.Module):
             bottlenecks(64, 64, stride=2),
             bottlenecks(64, 96, stride=2),
             bottlenecks(96, 128, stride=1),
-            PyramidPooling(128),
+            PyramidPooling(128, 128),
         )
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map normalised images (B, 3, H, W) to (B, 64, H / 8, W / 8), (B, 128, H / 32, W / 32)."""
-        low: Tensor = self.learning_to_downsample(images)
-        deep: Tensor = self.global_features(low)
-        return low, deep
+        low = self.run(self.learning_to_downsample, images)
+        return low, self.run(self.global_features, low)
 
 
 class FastSCNNHead(nn.Module):

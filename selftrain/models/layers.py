@@ -1,8 +1,13 @@
-"""What every network shares: the layer and the way from pixels to logits."""
+"""What every network shares: layers, the backbone's duties and the way from pixels to logits."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -37,6 +42,85 @@ def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
 
 
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Extend (B, C, H, W) with zeros at the right and the bottom to multiples of `multiple`.
+
+    For networks that cut the image into patches: they would drop an incomplete last one.
+    """
+    bottom, right = (_round_up(side, multiple) * multiple - side for side in images.shape[-2:])
+    return F.pad(images, (0, right, 0, bottom))
+
+
+def crop_to_stride(features: Tensor, images: Tensor, stride: int) -> Tensor:
+    """Cut features of padded images back to ceil(H / stride), ceil(W / stride) of `images`."""
+    height, width = (_round_up(side, stride) for side in images.shape[-2:])
+    return features[..., :height, :width]
+
+
+def _round_up(side: int, stride: int) -> int:
+    # Not -(-side // stride): ONNX divides negative numbers towards zero.
+    return (side + stride - 1) // stride
+
+
+class Backbone(nn.Module):
+    """Maps normalised images (B, 3, H, W) to low-level and deep features.
+
+    Its forward returns (low, deep), or (low, middle, deep) where it was built with the features
+    that an auxiliary head reads; each is (B, C, ceil(H / stride), ceil(W / stride)).
+    """
+
+    low_channels: int
+    """Channels of the low-level features."""
+    deep_channels: int
+    """Channels of the deep features."""
+    recomputes: bool = False
+    """Whether the backward pass computes the blocks again, instead of keeping what they did."""
+
+    def run(self, blocks: Iterable[nn.Module], features: Tensor) -> Tensor:
+        """Run blocks one after another, in the way that `recomputes` says."""
+        for block in blocks:
+            if self.recomputes and torch.is_grad_enabled():
+                features = _run_recomputed(block, features)
+            else:
+                features = block(features)
+        return features
+
+
+def _run_recomputed(block: nn.Module, features: Tensor) -> Tensor:
+    """Run a block that keeps its input alone; its random choices are the same the second time."""
+    if torch.compiler.is_compiling():
+        # The compiler applies the change of a running statistic once by itself, and takes no
+        # contexts.
+        compiled: Tensor = checkpoint(block, features, use_reentrant=False)
+        return compiled
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _statistics_kept(block)
+
+    eager: Tensor = checkpoint(block, features, use_reentrant=False, context_fn=contexts)
+    return eager
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Keep batch normalisation from counting a batch again that it has already seen.
+
+    It goes on writing its statistics, with weight 0: were it told not to, it would save fewer
+    tensors than the first time, which checkpointing refuses.
+    """
+    norms = [it for it in block.modules() if isinstance(it, _BatchNorm)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
+
+
 class SegmentationNetwork(nn.Module):
     """From pixels to logits: normalisation, backbone, head, upsampling.
 
@@ -44,17 +128,20 @@ class SegmentationNetwork(nn.Module):
     whoever holds it, and images can stay uint8 until they are on the device.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
-        """Join the two halves, which a trainer may give different learning rates.
+    def __init__(
+        self, backbone: Backbone, head: nn.Module, auxiliary: nn.Module | None = None
+    ) -> None:
+        """Join the parts, which a trainer may give different learning rates.
 
         Args:
-            backbone: Maps normalised images (B, 3, H, W) to a tuple of low-level features and
-                deep features, which are coarser.
-            head: Maps the two to logits (B, num_classes, h, w) of any size.
+            backbone: Returns the middle features too if there is an `auxiliary` to read them.
+            head: Maps low-level and deep features to logits (B, num_classes, h, w) of any size.
+            auxiliary: Maps the middle features to logits of any size, while training.
         """
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.auxiliary = auxiliary
         # Constants, not weights: kept out of checkpoints, moved to the device all the same.
         mean = 255 * torch.tensor(IMAGENET_MEAN)
         std = 255 * torch.tensor(IMAGENET_STD)
@@ -72,11 +159,26 @@ class SegmentationNetwork(nn.Module):
         return (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
 
     def classifier_names(self) -> list[str]:
-        """Return the names of the weights that depend on the classes: the last convolution's."""
-        *_, last = self.get_submodule("head.classify").named_children()
-        return [name for name in self.state_dict() if name.startswith(f"head.classify.{last[0]}.")]
+        """Return the names of the weights that depend on the classes.
 
-    def forward(self, images: Tensor) -> Tensor:
+        They are the last convolution's of the head and, if there is one, of the auxiliary.
+        """
+        parts = ["head.classify"] + (["auxiliary.classify"] if self.auxiliary else [])
+        prefixes = []
+        for part in parts:
+            *_, (last, _) = self.get_submodule(part).named_children()
+            prefixes.append(f"{part}.{last}.")
+        return [name for name in self.state_dict() if name.startswith(tuple(prefixes))]
+
+    def checkpoint_blocks(self) -> None:
+        """Trade time for memory: keep only the input of each of the backbone's blocks.
+
+        The backward pass computes the rest again: about a third more work for a fraction of the
+        memory. Outputs, gradients and running statistics stay the same.
+        """
+        self.backbone.recomputes = True
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Predict the classes of every pixel.
 
         Args:
@@ -85,8 +187,13 @@ class SegmentationNetwork(nn.Module):
 
         Returns:
             Logits (B, num_classes, H, W), float32 under autocast too: in bfloat16 neighbouring
-            classes would tie, and the loss needs float32 anyway.
+            classes would tie, and the loss needs float32 anyway. In training mode a network with
+            an auxiliary head returns two such tensors, the head's and the auxiliary's; in
+            evaluation mode every network returns one.
         """
-        low, deep = self.backbone(self.normalize(images))
-        logits: Tensor = self.head(low, deep)
-        return resize(logits.float(), (images.shape[-2], images.shape[-1]))
+        size = (images.shape[-2], images.shape[-1])
+        low, *middle, deep = self.backbone(self.normalize(images))
+        logits = resize(self.head(low, deep).float(), size)
+        if self.auxiliary is None or not self.training:
+            return logits
+        return logits, resize(self.auxiliary(*middle).float(), size)

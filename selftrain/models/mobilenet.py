@@ -4,9 +4,10 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
 from selftrain.errors import InputError
+from selftrain.models.layers import Backbone
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Backbone):
     """torchvision's `mobilenet_v2().features`, under its names, up to the 320 channels.
 
     The 1x1 convolution to 1280 channels that follows (`features.18`) is left out: it serves the
@@ -30,7 +31,7 @@ class MobileNetV2(nn.Module):
         self.features: nn.Sequential = mobilenet_v2(weights=None).features[:-1]
         _dilate(self.features, output_stride)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Extract features.
 
         Args:
@@ -40,9 +41,8 @@ class MobileNetV2(nn.Module):
             (B, 24, H / 4, W / 4) and (B, 320, H / output_stride, W / output_stride), sizes
             rounded up.
         """
-        low: Tensor = self.features[:4](images)
-        deep: Tensor = self.features[4:](low)
-        return low, deep
+        low = self.run(self.features[:4], images)
+        return low, self.run(self.features[4:], low)
 
 
 def _dilate(features: nn.Sequential, output_stride: int) -> None:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from selftrain.errors import InputError
 
 FILE_SUFFIXES = (".pth", ".pt", ".safetensors")
-CLASSIFIER = ("fc.", "classifier.", "features.18.")
-"""Parts of the published networks behind the features that we use: never loaded."""
+CLASSIFIER = ("fc.", "classifier.", "features.18.", "head.")
+"""Parts of the published networks behind the features; what a backbone keeps of them is loaded."""
+OWN_BACKBONE = "backbone."
+"""How the names begin in the file of one of our networks, whose other parts are not loaded."""
 NAMED = 5
 """How many tensors a message names before it only counts."""
 
@@ -27,7 +29,8 @@ def load_backbone_weights(backbone: nn.Module, backbone_name: str, source: str) 
         source: "none" leaves the random weights. A name such as "IMAGENET1K_V1" takes
             torchvision's, downloaded once to its own cache ($TORCH_HOME). A path that ends in
             .pth, .pt or .safetensors is read without running any code in it; its tensors may
-            have any precision and become the backbone's.
+            have any precision and become the backbone's. The file may hold one of our networks:
+            its backbone is taken.
 
     Raises:
         InputError: There is no such weights name or file, it cannot be fetched or read, or its
@@ -41,7 +44,18 @@ def load_backbone_weights(backbone: nn.Module, backbone_name: str, source: str) 
     else:
         found = _download(backbone_name, source)
 
-    found = {name: tensor for name, tensor in found.items() if not name.startswith(CLASSIFIER)}
+    if any(name.startswith(OWN_BACKBONE) for name in found):
+        found = {
+            name.removeprefix(OWN_BACKBONE): tensor
+            for name, tensor in found.items()
+            if name.startswith(OWN_BACKBONE)
+        }
+    own = backbone.state_dict().keys()
+    found = {
+        name: tensor
+        for name, tensor in found.items()
+        if name in own or not name.startswith(CLASSIFIER)
+    }
     load_fitting(backbone, found, f"{source} does not fit {backbone_name}")
 
 
@@ -81,8 +95,14 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 
 def _download(backbone_name: str, weights_name: str) -> Mapping[str, Tensor]:
-    from torchvision.models import get_model_weights  # seconds that a file need not wait for
+    # Seconds that a file need not wait for.
+    from torchvision.models import get_model_weights, list_models
 
+    if backbone_name not in list_models():
+        raise InputError(
+            f"torchvision has no {backbone_name} and so no weights {weights_name!r} for it; choose "
+            f"none, or a path ending in {', '.join(FILE_SUFFIXES)}"
+        )
     published = get_model_weights(backbone_name)
     if weights_name not in published.__members__:
         raise InputError(

@@ -142,6 +142,19 @@ def test_image_and_label_stay_aligned_under_scale_flip_and_padding(
 
 
 @settings(deadline=None, max_examples=60)
+@given(st.integers(20, 90), st.integers(24, 64), seeds)
+def test_a_second_map_is_cut_and_flipped_like_the_label(height: int, size: int, seed: int) -> None:
+    image, label = patchwork(height, 50, seed % 1000)
+    both = np.dstack([label, label + 100])
+    augment = Augmenter(Augmentation())
+    cut, labels = augment(image, label, point=(3, 4), size=size, seed=seed)
+    again, maps = augment(image, both, point=(3, 4), size=size, seed=seed)
+    assert np.array_equal(again, cut)
+    assert np.array_equal(maps[..., 0], labels)
+    assert np.array_equal(maps[..., 1], np.where(labels == IGNORE_INDEX, 0, labels + 100))
+
+
+@settings(deadline=None, max_examples=60)
 @given(st.floats(0.4, 2.5), seeds)
 def test_labels_are_not_shifted_against_the_image(scale: float, seed: int) -> None:
     # Pixel and label both hold x (and y); linear and nearest may differ by rounding only.

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from selftrain.data.augment import Augmentation, cut_window
 from selftrain.data.cache import CARD, IMAGES, INDEX, LABELS, RawCache
 from selftrain.data.cache_writing import build_raw_cache
+from selftrain.data.cached_frames import CachedFrames
 from selftrain.data.dataset import EpochBatches, SegmentationDataset, make_loader
 from selftrain.data.plan import Crop
 from selftrain.data.reader import Reader
@@ -141,7 +142,7 @@ def test_a_pseudo_label_is_not_kept_but_its_image_is(samples: list[Sample], fold
 
 def test_a_reader_with_the_cache_needs_no_files(samples: list[Sample], folder: Path) -> None:
     expected = [READER.pair(sample) for sample in samples]
-    reader = replace(READER, cache=build(samples, folder))
+    reader = replace(READER, cache=CachedFrames.of(build(samples, folder), samples))
     for sample, (image, label) in zip(samples, expected, strict=True):
         assert sample.label is not None
         sample.image.unlink()
@@ -156,7 +157,7 @@ def test_a_cache_is_built_from_the_files_and_not_from_another_cache(
 ) -> None:
     old = build(samples, folder)
     cv2.imwrite(str(samples[0].image), np.zeros((48, 64, 3), np.uint8))
-    new = build(samples, folder, replace(READER, cache=old))
+    new = build(samples, folder, replace(READER, cache=CachedFrames.of(old, samples)))
     image = new.image("town/0")
     assert image is not None
     assert not image.any()
@@ -183,7 +184,7 @@ def test_a_cache_travels_to_another_process_as_a_path(samples: list[Sample], fol
 def test_crops_from_the_cache_equal_those_from_the_files(
     samples: list[Sample], folder: Path, workers: int
 ) -> None:
-    readers = [READER, replace(READER, cache=build(samples, folder))]
+    readers = [READER, replace(READER, cache=CachedFrames.of(build(samples, folder), samples))]
     crops = [Crop(i % 3, (5, 9) if i % 2 else None, None, 24, seed=i) for i in range(8)]
     batches = EpochBatches([crops[:4], crops[4:]])
     loaders = [
@@ -290,7 +291,10 @@ def test_the_threshold_of_pseudo_labels_does_not_matter(
 ) -> None:
     assert opened(folder, READER) is None
     cache = build(samples, folder)
-    assert opened(folder, replace(READER, threshold=0.9, cache=cache)) == cache
+    assert (
+        opened(folder, replace(READER, threshold=0.9, cache=CachedFrames.of(cache, samples)))
+        == cache
+    )
 
 
 def test_a_cache_rebuilt_while_in_use_is_noticed(samples: list[Sample], folder: Path) -> None:
@@ -389,7 +393,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
     usage = namedtuple("usage", "total used free")
     needed = sum(4 * height * width for height, width in SIZES)  # 3 bytes a pixel and a label
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, needed - 1))
-    with pytest.raises(InputError, match=r"needs about \S+ GB but \S+ GB are free: free some sp"):
+    with pytest.raises(InputError, match=r"needs about \S+ MB but \S+ MB are free: free some sp"):
         build(samples, folder)
     assert visible(folder.parent) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, needed))

@@ -10,7 +10,7 @@ import torch
 
 from selftrain.data.augment import Augmentation
 from selftrain.data.centroids import find_centroids
-from selftrain.data.dataset import EpochBatches, SegmentationDataset, make_loader
+from selftrain.data.dataset import EpochBatches, Example, SegmentationDataset, make_loader
 from selftrain.data.plan import Crop, Pool, global_batches, plan_epoch
 from selftrain.data.reader import Reader
 from selftrain.data.sample import Blob, ClassTable, Sample
@@ -45,7 +45,7 @@ def epoch_batches(epoch: int, size: int) -> list[list[Crop]]:
     return global_batches(plan, batch_size=4)
 
 
-def run(dataset: SegmentationDataset, workers: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def run(dataset: SegmentationDataset, workers: int) -> list[Example]:
     batches = EpochBatches()
     loader = make_loader(dataset, batches, workers=workers, pin_memory=False)
     found = []
@@ -116,6 +116,76 @@ def test_loading_leaves_the_global_random_state_alone(dataset: SegmentationDatas
     before = torch.get_rng_state()
     run(dataset, workers=0)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.fixture
+def confident(dataset: SegmentationDataset, tmp_path: Path) -> SegmentationDataset:
+    """The same samples, the pseudo-labelled ones with a confidence that tells the label."""
+    samples = []
+    for sample in dataset.samples:
+        if sample.is_pseudo:
+            path = tmp_path / f"{sample.name}-confidence.png"
+            cv2.imwrite(str(path), 100 + 50 * READER.label(sample))
+            sample = replace(sample, confidence=Blob(path))
+        samples.append(sample)
+    return SegmentationDataset(samples, READER, Augmentation(), with_confidence=True)
+
+
+CROPS = [
+    Crop(image, point, None, size, seed)
+    for image in (0, 4)
+    for point in (None, (39, 63))
+    for size in (24, 100)
+    for seed in range(8)
+]
+
+
+def test_a_pseudo_labels_confidence_is_cut_like_the_label(confident: SegmentationDataset) -> None:
+    for crop in CROPS:
+        _, labels, confidence = confident[crop]
+        assert confidence.shape == labels.shape
+        assert confidence.dtype == torch.uint8
+        assert confidence.is_contiguous()
+        if crop.image == 4:
+            expected = torch.where(labels == 255, 0, 100 + 50 * labels)
+            assert torch.equal(confidence, expected.to(torch.uint8))
+
+
+def test_a_true_label_is_certain(confident: SegmentationDataset) -> None:
+    for crop in CROPS:
+        if crop.image == 0:
+            assert (confident[crop][2] == 255).all()
+
+
+def test_images_and_labels_are_the_same_with_and_without_confidence(
+    dataset: SegmentationDataset, confident: SegmentationDataset
+) -> None:
+    for crop in CROPS:
+        image, labels = dataset[crop]
+        other_image, other_labels, _ = confident[crop]
+        assert torch.equal(image, other_image)
+        assert torch.equal(labels, other_labels)
+
+
+def test_batches_carry_confidences_in_the_third_place(confident: SegmentationDataset) -> None:
+    for images, labels, confidence in run(confident, workers=0):
+        assert confidence.shape == labels.shape == (4, *images.shape[2:])
+
+
+def test_a_pseudo_label_without_confidence_is_named(dataset: SegmentationDataset) -> None:
+    asked = SegmentationDataset(dataset.samples, READER, Augmentation(), with_confidence=True)
+    with pytest.raises(InputError, match=r"label of 4 has no confidence map: set .*label the pool"):
+        asked[Crop(4, None, None, 24, 0)]
+
+
+def test_a_confidence_map_of_another_size_is_named(
+    confident: SegmentationDataset, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / "4-confidence.png"), np.zeros((20, 64), dtype=np.uint8))
+    with pytest.raises(
+        InputError, match=r"map of 4 .*\(20, 64\).*\(40, 64\): label the pool again"
+    ):
+        confident[Crop(4, None, None, 24, 0)]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

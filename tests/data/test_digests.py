@@ -94,3 +94,11 @@ def test_a_database_that_is_none_is_named_with_the_cure(tmp_path: Path) -> None:
     (tmp_path / "digests.sqlite").write_bytes(b"no database" * 100)
     with pytest.raises(InputError, match=r"digests\.sqlite cannot be used .* delete it"):
         FileDigests(tmp_path / "digests.sqlite")
+
+
+def test_a_digest_that_somebody_else_found_is_remembered(
+    sample: Sample, known: FileDigests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known.remember([(sample.image, "0" * 32)])
+    monkeypatch.setattr(digests, "digest_file", pytest.fail)
+    assert known.digest(sample.image) == "0" * 32

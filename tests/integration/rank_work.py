@@ -16,6 +16,7 @@ from selftrain import distributed, progress
 from selftrain.config import (
     CropConfig,
     EpochConfig,
+    LossConfig,
     MachineConfig,
     NetworkConfig,
     OptimConfig,
@@ -24,7 +25,6 @@ from selftrain.config import (
 )
 from selftrain.data.augment import Augmentation
 from selftrain.data.dataset import EpochBatches, SegmentationDataset, make_loader
-from selftrain.data.plan import rank_batches
 from selftrain.data.reader import Reader
 from selftrain.data.sample import Blob, ClassTable, Sample
 from selftrain.errors import InputError
@@ -42,6 +42,12 @@ CONFIG = TrainConfig(
     crop=CropConfig(size=32),
     optim=OptimConfig(batch_size=4, lr=0.05),
 )
+CLIPPED = replace(
+    CONFIG,
+    loss=LossConfig(name="boundary", label_smoothing=0.1, class_weights="median"),
+    optim=OptimConfig(name="adamw", batch_size=4, lr=0.002, clip_norm=0.1, ema=0.5),
+)
+DIVERGING = replace(CONFIG, optim=OptimConfig(batch_size=4, lr=1e30))
 MACHINE = MachineConfig(device="cpu", workers=0)
 
 
@@ -68,7 +74,9 @@ def work(folder: Path) -> dict[str, Any]:
         "untrained": score(lively(Training(CONFIG, data, MACHINE))),
         "disagreeing": score(with_statistics_of_this_rank(lively(Training(CONFIG, data, MACHINE)))),
         "refusal": refusal(data),
-        **train_one_epoch(Training(CONFIG, data, MACHINE)),
+        "plain": train_one_epoch(Training(CONFIG, data, MACHINE)),
+        "clipped": train_one_epoch(Training(CLIPPED, data, MACHINE)),
+        "divergence": divergence(Training(DIVERGING, data, MACHINE)),
     }
 
 
@@ -103,6 +111,15 @@ def refusal(data: TrainingData) -> str:
     return ""
 
 
+def divergence(training: Training) -> str:
+    """Return what is said when the loss becomes infinite."""
+    try:
+        train_one_epoch(training)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 def train_one_epoch(training: Training) -> dict[str, Any]:
     """Train on this rank's share and return its crops, the loss and the weights.
 
@@ -115,14 +132,7 @@ def train_one_epoch(training: Training) -> dict[str, Any]:
         elif isinstance(module, nn.Dropout | nn.Dropout2d):
             module.p = 0.0
     (epoch,) = training.epochs
-    batches = EpochBatches(
-        rank_batches(
-            training.crops(epoch),
-            batch_size=epoch.batch_size,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-        )
-    )
+    batches = EpochBatches(training.batches(epoch))
     data = training.data
     dataset = SegmentationDataset(data.real, data.reader, Augmentation())
     loader = make_loader(dataset, batches, workers=0, pin_memory=False)
@@ -131,7 +141,7 @@ def train_one_epoch(training: Training) -> dict[str, Any]:
     return {
         "crops": [[crop.seed for crop in batch] for batch in batches],
         "loss": row["train/loss"],
-        "weights": training.network.state_dict(),
+        "weights": training.engine.result().state_dict(),
     }
 
 

@@ -9,11 +9,12 @@ import mlflow
 import numpy as np
 import pytest
 from miniature import TINY, flags, write_picture
+from numpy.typing import NDArray
 
 from selftrain.__main__ import run
 from selftrain.config import Scalar
 from selftrain.data import scenes
-from selftrain.data.export import export_cityscapes
+from selftrain.data.scenes_export import export_cityscapes
 from selftrain.errors import InputError
 
 
@@ -51,19 +52,31 @@ def test_the_papers_recipe_runs_on_an_export_in_cityscapes_layout(tmp_path: Path
     start(tmp_path, "evaluate", {**values, "evaluate.submission": True})
     evaluation = last_run("evaluate")
     assert {"val/mIoU", "val/IoU/road"} <= set(evaluation.data.metrics)
-    product = Path(mlflow.artifacts.download_artifacts(f"runs:/{evaluation.info.run_id}/product"))
-    with zipfile.ZipFile(product / "submission.zip") as archive:
-        names = sorted(archive.namelist())
-        assert names == [
-            "dale01_000000_000019_pred_labelIds.png",
-            "dale02_000000_000019_pred_labelIds.png",
-        ]
-        encoded = np.frombuffer(archive.read(names[0]), dtype=np.uint8)
-        mask = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
-    assert mask is not None
+    names, mask = read_submission(evaluation, tmp_path / "first")
+    assert names == [
+        "dale01_000000_000019_pred_labelIds.png",
+        "dale02_000000_000019_pred_labelIds.png",
+    ]
     assert mask.shape == (1024, 2048)
     ids = {7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33}
     assert set(np.unique(mask).tolist()) <= ids
+
+    export_cityscapes(tmp_path / "data", seed=0, counts={"test": 3}, width=128, height=64)
+    start(tmp_path, "evaluate", {**values, "evaluate.submission": True})
+    names, _ = read_submission(last_run("evaluate"), tmp_path / "second")
+    assert len(names) == 3  # a test image more is another submission
+
+
+def read_submission(run: mlflow.entities.Run, folder: Path) -> tuple[list[str], NDArray[np.uint8]]:
+    """Return the names in a run's submission, and the first of its masks."""
+    uri = f"runs:/{run.info.run_id}/product/submission.zip"
+    found = mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
+    with zipfile.ZipFile(found) as archive:
+        names = sorted(archive.namelist())
+        encoded = np.frombuffer(archive.read(names[0]), dtype=np.uint8)
+    mask = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    assert mask is not None
+    return names, np.asarray(mask, dtype=np.uint8)
 
 
 def own_pictures(root: Path) -> None:
@@ -73,7 +86,7 @@ def own_pictures(root: Path) -> None:
         name = f"drive {number % 2} \N{LATIN SMALL LETTER U WITH DIAERESIS}/{number:02d}"
         write_picture(root / "images" / f"{name}.jpg", image[..., ::-1])
         if number < 20:
-            write_picture(root / "labels" / f"{name}.png", np.where(label == 0, 1, 0))
+            write_picture(root / "labels" / f"{name}.png", (label == 0).astype(np.uint8))
     (root / "classes.json").write_text(json.dumps({"classes": ["other", "road"]}))
 
 
@@ -86,7 +99,7 @@ def test_a_student_learns_from_somebodys_own_pictures(
     start(tmp_path, "prepare", {**values, "cache": "raw"})
     said = capsys.readouterr().out
     assert "the last 2 are dev" in said
-    assert "raw cache: " in said
+    assert "22 frames written to" in said
     start(tmp_path, "main", values)
     table = capsys.readouterr().out
     assert "test IoU road" in table
@@ -107,3 +120,10 @@ def test_pictures_that_are_wrong_are_all_named_at_once(tmp_path: Path) -> None:
     for label, reason in zip(labels, ("label id 9", "is 8x8", "truncated"), strict=False):
         assert label.name in sentence
         assert reason in sentence
+
+
+@pytest.mark.usefixtures("store")
+def test_an_export_is_refused_for_a_benchmark_that_cannot_read_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="add --benchmark cityscapes"):
+        start(tmp_path, "prepare", {"benchmark": "scenes", "export": "cityscapes"})
+    assert not (tmp_path / "data").exists()

@@ -119,6 +119,17 @@ def evaluate(commands: Commands, student: Command) -> Command:
 
 
 @pytest.fixture(scope="module")
+def export(commands: Commands, student: Command) -> Command:
+    values: dict[str, Scalar] = {
+        "model": student.stage("student").info.run_id,
+        "output": commands.workspace.folder / "exported",
+        "height": 32,
+        "width": 64,
+    }
+    return commands.run("export", values)
+
+
+@pytest.fixture(scope="module")
 def predict(commands: Commands, student: Command) -> Command:
     folder = commands.workspace.folder
     rng = np.random.default_rng(0)
@@ -146,6 +157,7 @@ COMMANDS = {
     "other_student": ["student"],
     "finetune": ["finetune"],
     "evaluate": ["evaluate model"],
+    "export": [],
     "predict": [],
     "main": ["control", "evaluate teacher", "evaluate control"],
 }

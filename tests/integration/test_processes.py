@@ -1,10 +1,13 @@
-"""Two processes do what one does: gloo on the CPU, started by torchrun.
+"""Two processes do what one does: gloo on the CPU, started by torchrun or by the command itself.
 
 Batch norm is the exception: on the CPU each process has the statistics of its own share (on CUDA
 they are computed over all of them), so weights are compared with batch norm held still.
 """
 
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +40,9 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[Seen]:
 def test_the_ranks_crops_of_a_step_are_together_those_of_one_process(
     alone: Seen, together: list[Seen]
 ) -> None:
-    first, second = (seen["crops"] for seen in together)
-    assert len(alone["crops"]) == len(first) == len(second) == 2
-    for all_, one, other in zip(alone["crops"], first, second, strict=True):
+    first, second = (seen["plain"]["crops"] for seen in together)
+    assert len(alone["plain"]["crops"]) == len(first) == len(second) == 2
+    for all_, one, other in zip(alone["plain"]["crops"], first, second, strict=True):
         assert len(one) == len(other) == 2
         assert sorted(one + other) == sorted(all_)
 
@@ -57,12 +60,64 @@ def test_all_ranks_score_with_the_batch_statistics_of_the_first(
         assert torch.equal(seen["disagreeing"], alone["disagreeing"])
 
 
-def test_two_processes_take_the_steps_of_one(alone: Seen, together: list[Seen]) -> None:
+def assert_same_training(found: Seen, expected: Seen) -> None:
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert found["weights"].keys() == expected["weights"].keys()
+    for name, weights in expected["weights"].items():
+        torch.testing.assert_close(found["weights"][name], weights, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", ["plain", "clipped"])
+def test_two_processes_take_the_steps_of_one(
+    recipe: str, alone: Seen, together: list[Seen]
+) -> None:
     for seen in together:
-        assert seen["loss"] == pytest.approx(alone["loss"], rel=1e-5)
-        assert seen["weights"].keys() == alone["weights"].keys()
-        for name, expected in alone["weights"].items():
-            torch.testing.assert_close(seen["weights"][name], expected, rtol=1e-4, atol=1e-6)
+        assert_same_training(seen[recipe], alone[recipe])
+
+
+def test_a_loss_that_is_no_number_stops_every_process_with_the_same_sentence(
+    alone: Seen, together: list[Seen]
+) -> None:
+    assert "at step 1 in epoch 0" in alone["divergence"]
+    assert [seen["divergence"] for seen in together] == [alone["divergence"]] * 2
+
+
+def test_two_machines_take_the_steps_of_one_process(
+    alone: Seen, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("nodes")
+    workspace = Workspace(folder)
+    meeting_point = f"127.0.0.1:{free_port()}"
+    script = Path(__file__).with_name("rank_work.py")
+    agents = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run"),
+                *("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"),
+                *(f"--rdzv-endpoint={meeting_point}", f"--local-addr={address}"),
+                *(str(script), str(folder)),
+            ],
+            cwd=workspace.checkout,
+            # Its two addresses are those of one interface, which gloo would not look at.
+            env={**workspace.environment(), "GLOO_SOCKET_IFNAME": "lo"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for address in ("127.0.0.1", "127.0.0.2")
+    ]
+    outputs = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], outputs
+    for rank in (0, 1):
+        seen = torch.load(folder / f"rank{rank}.pt", weights_only=True)
+        assert_same_training(seen["plain"], alone["plain"])
+
+
+def free_port() -> int:
+    """Return the number of a port that nobody listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

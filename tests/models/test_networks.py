@@ -5,26 +5,46 @@ from torchvision.models import get_model, get_model_weights
 
 from selftrain.errors import InputError
 from selftrain.models import BACKBONES, NETWORKS, SegmentationNetwork, build_network
+from selftrain.models.convnext import ConvNeXtTiny
+from selftrain.models.layers import Backbone
 from selftrain.models.mobilenet import MobileNetV2
 from selftrain.models.resnet import ResNet
+from selftrain.models.swin import SwinTiny
+from selftrain.models.wide_resnet import WideResNet38
 
 NUM_CLASSES = 5
+OURS = {"wide_resnet38": WideResNet38, "convnext_tiny": ConvNeXtTiny, "swin_t": SwinTiny}
+LOW_STRIDES = {"wide_resnet38": 2}
+"""All others have 4."""
+CHOICES = [
+    (name, output_stride)
+    for name in BACKBONES
+    for output_stride in ((32,) if name == "swin_t" else (8, 16, 32))
+]
 
 
 def build(
-    name: str = "deeplabv3plus", backbone: str = "mobilenet_v2", output_stride: int = 16
+    name: str = "deeplabv3plus",
+    backbone: str = "mobilenet_v2",
+    output_stride: int = 16,
+    *,
+    num_classes: int = NUM_CLASSES,
+    auxiliary: bool = False,
 ) -> SegmentationNetwork:
     torch.manual_seed(0)
     return build_network(
         name,
-        num_classes=NUM_CLASSES,
+        num_classes=num_classes,
         backbone=backbone,
         output_stride=output_stride,
         backbone_weights="none",
+        auxiliary=auxiliary,
     )
 
 
-def build_backbone(name: str, output_stride: int) -> MobileNetV2 | ResNet:
+def build_backbone(name: str, output_stride: int) -> Backbone:
+    if name in OURS:
+        return OURS[name](output_stride)
     return MobileNetV2(output_stride) if name == "mobilenet_v2" else ResNet(name, output_stride)
 
 
@@ -47,34 +67,39 @@ def test_logits_have_the_size_of_the_image(name: str, size: tuple[int, int]) -> 
     assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("output_stride", [8, 16, 32])
-@torch.inference_mode()
-def test_deep_features_have_the_output_stride(backbone: str, output_stride: int) -> None:
-    features = build_backbone(backbone, output_stride).eval()
-    low, deep = features(torch.zeros(1, 3, 65, 96))
-    assert low.shape == (1, features.low_channels, 17, 24)
-    assert deep.shape[1] == features.deep_channels
-    assert deep.shape[2:] == (-(-65 // output_stride), 96 // output_stride)
+@pytest.mark.parametrize(("backbone", "output_stride"), CHOICES)
+@pytest.mark.parametrize("size", [(65, 96), (33, 127)])
+def test_features_have_the_stated_strides(
+    backbone: str, output_stride: int, size: tuple[int, int]
+) -> None:
+    with torch.device("meta"):  # shapes without numbers
+        features = build_backbone(backbone, output_stride).eval()
+        low, deep = features(torch.zeros(1, 3, *size))
+    low_stride = LOW_STRIDES.get(backbone, 4)
+    assert low.shape == (1, features.low_channels, *(-(-side // low_stride) for side in size))
+    assert deep.shape == (1, features.deep_channels, *(-(-side // output_stride) for side in size))
 
 
-@pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet50"])
+@pytest.mark.parametrize(("backbone", "output_stride"), CHOICES)
+@pytest.mark.parametrize("name", ["deeplabv3plus", "pspnet", "linear"])
+def test_every_network_gives_logits_of_an_odd_image(
+    name: str, backbone: str, output_stride: int
+) -> None:
+    with torch.device("meta"):
+        network = build(name, backbone, output_stride).eval()
+        assert network(torch.zeros(2, 3, 47, 70)).shape == (2, NUM_CLASSES, 47, 70)
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet50", "convnext_tiny"])
 @pytest.mark.parametrize("output_stride", [8, 16])
 @torch.inference_mode()
 def test_dilated_features_contain_the_strided_ones(backbone: str, output_stride: int) -> None:
     dense, strided = build_backbone(backbone, output_stride), build_backbone(backbone, 32)
     dense.load_state_dict(strided.state_dict())
-    images = draw(65, 98).double()
+    images = draw(33, 66).double()
     skip = 32 // output_stride
     found = dense.eval().double()(images)[1][:, :, ::skip, ::skip]
     torch.testing.assert_close(found, strided.eval().double()(images)[1])
-
-
-def test_every_output_stride_gives_logits() -> None:
-    for output_stride in (8, 16, 32):
-        network = build(output_stride=output_stride).eval()
-        with torch.inference_mode():
-            assert network(draw(40, 56)).shape == (1, NUM_CLASSES, 40, 56)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +107,64 @@ def test_every_output_stride_gives_logits() -> None:
     [
         # torchvision publishes the size of the whole network; these are left out here.
         ("resnet50", 2048 * 1000 + 1000),
+        ("resnet101", 2048 * 1000 + 1000),
         ("resnext50_32x4d", 2048 * 1000 + 1000),
         ("mobilenet_v2", 1280 * 1000 + 1000 + 320 * 1280 + 2 * 1280),
+        ("convnext_tiny", 768 * 1000 + 1000),  # 28.6 million with it
+        ("swin_t", 768 * 1000 + 1000),
     ],
 )
 def test_backbones_have_the_published_size(name: str, behind_the_features: int) -> None:
     published = get_model_weights(name)["IMAGENET1K_V1"].meta["num_params"]
-    assert count(build_backbone(name, 8)) == published - behind_the_features
+    with torch.device("meta"):
+        assert count(build_backbone(name, 32)) == published - behind_the_features
+
+
+def test_wide_resnet38_deeplab_has_the_size_of_the_predecessors_code() -> None:
+    # DeepWV3Plus in network/deepv3.py and wider_resnet.py of NVIDIA/semantic-segmentation (VPLR),
+    # counted layer by layer: 3x3 pairs with a shortcut where the width changes, two bottlenecks,
+    # the normalisations before every convolution, then pyramid, skip and refinement.
+    trunk, width = 3 * 64 * 9, 64
+    for blocks, first, last in ((3, 128, 128), (3, 256, 256), (6, 512, 512), (3, 512, 1024)):
+        for _ in range(blocks):
+            trunk += 9 * first * (width + last) + 2 * (width + first)
+            trunk += width * last if width != last else 0
+            width = last
+    for first, second, last in ((512, 1024, 2048), (1024, 2048, 4096)):
+        trunk += first * width + 9 * first * second + second * last + width * last
+        trunk += 2 * (width + first + second)
+        width = last
+    aspp = 2 * (4096 * 256 + 512) + 3 * (9 * 4096 * 256 + 512) + 1280 * 256
+    refine = 128 * 48 + 9 * 304 * 256 + 9 * 256 * 256 + 2 * 512 + 19 * 256
+    # Ours also normalises the trunk's, the pyramid's and the skip's output, and has a bias.
+    extra = 2 * (4096 + 256 + 48) + 19
+    with torch.device("meta"):
+        network = build("deeplabv3plus", "wide_resnet38", 8, num_classes=19)
+    assert count(network) == trunk + aspp + refine + extra
+    assert count(network) / 1e6 == pytest.approx(137.1, abs=0.05)  # the number that is quoted
+
+
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_pspnet_has_the_size_of_the_papers_layers(auxiliary: bool) -> None:
+    # Section 3.2: four levels of 2048 / 4 channels, joined with the 2048 by a 3x3 convolution to
+    # 512. Section 3.3: the auxiliary classifier on the 1024 channels of the stage before.
+    resnet101 = 44_549_160 - (2048 * 1000 + 1000)  # torchvision's, without its classifier
+    head = 4 * (2048 * 512 + 2 * 512) + 9 * 4096 * 512 + 2 * 512 + 512 * 19 + 19
+    second = 9 * 1024 * 256 + 2 * 256 + 256 * 19 + 19
+    with torch.device("meta"):
+        network = build("pspnet", "resnet101", 8, num_classes=19, auxiliary=auxiliary)
+    assert count(network) == resnet101 + head + auxiliary * second
+
+
+def test_the_deeplab_head_has_the_size_of_its_layers() -> None:
+    # 5 branches of ASPP, its projection, 48 low-level channels, two refinements, 19 classes.
+    deep, width = 2048, 256
+    aspp = 2 * deep * width + 3 * 9 * deep * width + 5 * width * width
+    refine = 256 * 48 + 9 * (width + 48) * width + 9 * width * width
+    norms = 2 * (6 * width + 48 + 2 * width)
+    with torch.device("meta"):
+        network = build("deeplabv3plus", "resnext50_32x4d", 8, num_classes=19)
+    assert count(network.head) == aspp + refine + norms + 19 * width + 19
 
 
 def test_fast_scnn_has_the_published_size() -> None:
@@ -110,13 +186,49 @@ def test_fast_scnn_has_the_published_strides() -> None:
     assert deep.shape == (1, 128, 2, 4)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", sorted(set(BACKBONES) - {"wide_resnet38"}))
 def test_torchvision_weights_load_without_a_key_map(name: str) -> None:
-    backbone = build(backbone=name).backbone
-    outcome = backbone.load_state_dict(get_model(name, weights=None).state_dict(), strict=False)
+    with torch.device("meta"):
+        backbone, published = build_backbone(name, 32), get_model(name, weights=None)
+    outcome = backbone.load_state_dict(published.state_dict(), strict=False, assign=True)
     assert outcome.missing_keys == []
-    behind = ("fc.", "classifier.", "features.18.")
+    behind = ("fc.", "classifier.", "features.18.", "head.")
     assert [key for key in outcome.unexpected_keys if not key.startswith(behind)] == []
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "swin_t"])
+@torch.inference_mode()
+def test_features_of_modern_backbones_are_torchvisions(name: str) -> None:
+    torch.manual_seed(0)
+    published = get_model(name, weights=None).eval()
+    ours = build_backbone(name, 32).eval()
+    ours.load_state_dict(published.state_dict(), strict=False)
+    images = torch.randn(1, 3, 96, 64)
+    expected = published.features(images)
+    if name == "swin_t":
+        expected = published.permute(published.norm(expected))
+    else:
+        expected = published.classifier[0](expected)
+    torch.testing.assert_close(ours(images)[1], expected)
+
+
+def test_classifier_names_are_all_that_changes_with_the_classes() -> None:
+    for name, auxiliary in (
+        ("deeplabv3plus", False),
+        ("pspnet", False),
+        ("pspnet", True),
+        ("linear", False),
+        ("fast_scnn", False),
+    ):
+        with torch.device("meta"):
+            few, many = (
+                build(name, "resnet50", 32, num_classes=n, auxiliary=auxiliary) for n in (3, 4)
+            )
+        shapes = {key: tensor.shape for key, tensor in few.state_dict().items()}
+        others = {key: tensor.shape for key, tensor in many.state_dict().items()}
+        changed = [key for key in shapes if shapes[key] != others[key]]
+        assert changed == few.classifier_names()
+        assert len(changed) == (4 if auxiliary else 2)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -159,10 +271,13 @@ def test_logits_are_float32_under_autocast() -> None:
         ("fast_scnn", "mobilenet_v2"),
         ("deeplabv3plus", "mobilenet_v2"),
         ("deeplabv3plus", "resnext50_32x4d"),
+        ("pspnet", "mobilenet_v2"),
+        ("linear", "convnext_tiny"),
+        ("deeplabv3plus", "swin_t"),
     ],
 )
 def test_gradient_reaches_every_parameter(name: str, backbone: str) -> None:
-    network = build(name, backbone).train()
+    network = build(name, backbone, output_stride=32).train()
     network(draw(33, 65, batch=2)).square().mean().backward()
     untouched = [
         parameter_name
@@ -175,7 +290,21 @@ def test_gradient_reaches_every_parameter(name: str, backbone: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "names"),
     [
-        ({"name": "pspnet"}, "pspnet.*deeplabv3plus"),
+        ({"name": "unet"}, "unet.*deeplabv3plus, pspnet, linear, fast_scnn"),
+        ({"auxiliary": True}, "auxiliary.*only pspnet.*deeplabv3plus"),
+        ({"name": "fast_scnn", "auxiliary": True}, "auxiliary.*only pspnet.*fast_scnn"),
+        ({"name": "pspnet", "auxiliary": True}, "auxiliary.*mobilenet_v2.*resnet50, resnet101"),
+        ({"backbone": "swin_t", "output_stride": 16}, "16.*swin_t.*32"),
+        ({"backbone": "convnext_tiny", "output_stride": 4}, "4.*8, 16, 32"),
+        ({"backbone": "wide_resnet38", "output_stride": 4}, "4.*8, 16, 32"),
+        (
+            {"backbone": "wide_resnet38", "backbone_weights": "IMAGENET1K_V1"},
+            "has no wide_resnet38.*none",
+        ),
+        (
+            {"backbone": "swin_t", "output_stride": 32, "backbone_weights": "IMAGENET1K_V2"},
+            "IMAGENET1K_V2.*IMAGENET1K_V1",
+        ),
         ({"backbone": "vgg16"}, "vgg16.*mobilenet_v2"),
         ({"output_stride": 4}, "4.*8, 16, 32"),
         ({"backbone": "resnet50", "output_stride": 12}, "12.*8, 16, 32"),
@@ -190,6 +319,6 @@ def test_wrong_choices_are_refused_by_name(wrong: dict[str, str | int], names: s
         "output_stride": 8,
         "backbone_weights": "none",
     }
-    with pytest.raises(InputError, match=names):
+    with pytest.raises(InputError, match=names), torch.device("meta"):
         # One dict for arguments of several types.
         build_network(**arguments | wrong)  # type: ignore[arg-type]

@@ -5,9 +5,11 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
-from torchvision.models import mobilenet_v2
+from torchvision.models import convnext_tiny, mobilenet_v2
 
 from selftrain.errors import InputError
+from selftrain.models import build_network
+from selftrain.models.convnext import ConvNeXtTiny
 from selftrain.models.mobilenet import MobileNetV2
 from selftrain.models.weights import load_backbone_weights
 
@@ -97,6 +99,34 @@ def test_many_mismatches_are_counted(backbone: MobileNetV2, tmp_path: Path) -> N
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match=r"255 missing: features\.0.* and 250 more"):
         load_backbone_weights(backbone, "mobilenet_v2", str(tmp_path / "other.safetensors"))
+
+
+def test_the_backbone_of_one_of_our_networks_loads(backbone: MobileNetV2, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    network = build_network(
+        "linear",
+        num_classes=3,
+        backbone="mobilenet_v2",
+        output_stride=32,
+        backbone_weights="none",
+    )
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    load_backbone_weights(backbone, "mobilenet_v2", str(tmp_path / "weights.safetensors"))
+    assert_loaded(backbone, network.backbone.state_dict())
+
+
+def test_a_normalisation_among_the_classifiers_weights_is_loaded(tmp_path: Path) -> None:
+    published = convnext_tiny(weights=None).state_dict()
+    published["classifier.0.weight"] = torch.full((768,), 7.0)
+    safetensors.torch.save_file(published, tmp_path / "whole.safetensors")
+    backbone = ConvNeXtTiny(32)
+    load_backbone_weights(backbone, "convnext_tiny", str(tmp_path / "whole.safetensors"))
+    assert backbone.state_dict()["classifier.0.weight"].eq(7).all()
+
+
+def test_a_backbone_that_torchvision_lacks_is_refused_with_the_cure(backbone: MobileNetV2) -> None:
+    with pytest.raises(InputError, match=r"no wide_resnet38.*'IMAGENET1K_V2'.*none, or a path"):
+        load_backbone_weights(backbone, "wide_resnet38", "IMAGENET1K_V2")
 
 
 class Bomb:

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from selftrain.data import cityscapes, export, scenes
-from selftrain.data.export import export_cityscapes
+from selftrain.data import cityscapes, scenes
+from selftrain.data import scenes_export as export
 from selftrain.data.reader import Reader
+from selftrain.data.scenes_export import export_cityscapes
 from selftrain.errors import InputError
 
 COUNTS = {"train": 24, "val": 3, "test": 2, "train_extra": 4}
@@ -189,7 +190,7 @@ def test_a_disk_with_too_little_room_is_refused_before_anything_is_written(
         export_cityscapes(folder, seed=0, counts={"train": 2975})
     said = str(caught.value)
     assert str(folder) in said
-    assert "11.2 GB for 2975 more frames, but 1.0 GB are free" in said
+    assert "11,230 MB for 2975 more frames, but 1,000 MB are free" in said
     assert "free some space" in said
     assert list(tmp_path.iterdir()) == []
 

@@ -206,7 +206,7 @@ def _require_room(folder: Path, frames: int, pixels: int) -> None:
     needed, free = frames * pixels * BYTES_PER_PIXEL, shutil.disk_usage(there).free
     if needed > free:
         raise InputError(
-            f"{folder} would need {needed / 1e9:.1f} GB for {frames} more frames, but "
-            f"{free / 1e9:.1f} GB are free there: free some space, choose another disk, or export "
+            f"{folder} would need {needed / 1e6:,.0f} MB for {frames} more frames, but "
+            f"{free / 1e6:,.0f} MB are free there: free some space, choose another disk, or export "
             "fewer or smaller frames."
         )

@@ -1,0 +1,206 @@
+"""How fast are images labelled, in which way, and how much of the machine does that use?
+
+Asks each network, through `selftrain.inference.Predictor`, for the labels of one image at a time,
+from pixels in memory to uint8 labels and confidences:
+
+- whole: the image as it is;
+- flip: and its mirror image, averaged (how the teacher labels);
+- scales: at 0.5, 1 and 2 times its size;
+- window: in windows of 0.78 of its height, a third overlapping (800 pixels of 1024);
+- all: windows at three scales, with mirror images.
+
+The ways take turns in one process, with a matrix product among them (bf16 on CUDA, fp32 on the
+CPU), so that what else the machine does slows all of them alike; the operations a second of each
+way are given as a share of the product's. `peak_gib` is the memory that a way adds to the
+network's: on CUDA what torch allocated, on the CPU what the process held. Weights are random: they
+change neither.
+
+    python -m experiments.speed.inference [--size 256] [--record results/speed/inference_cpu.json]
+
+Cost: 4 minutes on 2 CPU cores. `--size 2048 --networks fast_scnn --ways whole window` measures the
+memory that an image of 2048x4096 needs (4 minutes more).
+Expected: windows cost the share of pixels that they see twice, and hold less memory than the
+whole; a 2048x4096 image needs under 3 GB.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.speed.measure import machine_facts, report
+from experiments.speed.turns import (
+    Product,
+    Turn,
+    device_name,
+    held_bytes,
+    peak_bytes,
+    synchronize,
+    take_turns,
+)
+from selftrain import progress
+from selftrain.checkpoint import on_device
+from selftrain.distributed import choose_device
+from selftrain.inference import Predictor
+from selftrain.models import BACKBONES, NETWORKS, build_network
+
+CPU_NETWORKS = (
+    "fast_scnn",
+    "deeplabv3plus-mobilenet_v2",
+    "deeplabv3plus-resnext50_32x4d",
+    "pspnet-resnet50",
+)
+CUDA_NETWORKS = (
+    "deeplabv3plus-resnext50_32x4d",
+    "deeplabv3plus-wide_resnet38",
+    "pspnet-resnet101",
+    "linear-convnext_tiny",
+    "fast_scnn",
+)
+STRIDES = {"swin_t": 32}
+"""Output strides of backbones that cannot be had at 16."""
+NUM_CLASSES = 19
+SCALES = (0.5, 1.0, 2.0)
+WINDOW = 800 / 1024
+"""Side of the windows over the height of the image."""
+WAYS = ("whole", "flip", "scales", "window", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is measured, and how large."""
+
+    device: torch.device
+    networks: Sequence[str]
+    """NAME-BACKBONE; what this version does not have is left out."""
+    ways: Sequence[str] = WAYS
+    size: int
+    """Height of the image in pixels; it is twice as wide, as Cityscapes' are."""
+    seconds: float = 20
+    """Of turns for each network."""
+
+
+def default_setting(device: torch.device) -> Setting:
+    """Return what is measured unless something else is asked for."""
+    if device.type == "cuda":
+        return Setting(device=device, networks=CUDA_NETWORKS, size=1024)
+    return Setting(device=device, networks=CPU_NETWORKS, size=256)
+
+
+def how(way: str, size: int) -> dict[str, Any]:
+    """Return the arguments by which a `Predictor` goes this way."""
+    window = max(32, round(WINDOW * size))
+    ways: dict[str, dict[str, Any]] = {
+        "whole": {},
+        "flip": {"flip": True},
+        "scales": {"scales": SCALES},
+        "window": {"window": window},
+        "all": {"scales": SCALES, "flip": True, "window": window},
+    }
+    return ways[way]
+
+
+def build(network: str, device: torch.device) -> torch.nn.Module:
+    """Build NAME-BACKBONE with random weights, as a trained one is loaded."""
+    name, _, backbone = network.partition("-")
+    backbone = backbone or BACKBONES[0]  # Fast-SCNN has none, and does not look
+    built = build_network(
+        name,
+        num_classes=NUM_CLASSES,
+        backbone=backbone,
+        output_stride=STRIDES.get(backbone, 16),
+        backbone_weights="none",
+    )
+    return on_device(built, device).eval()
+
+
+def measure_network(network: str, images: Tensor, setting: Setting) -> dict[str, object]:
+    """Time one network in all ways; `measure` says what is returned."""
+    asked = build(network, setting.device)
+    turns: dict[str, Turn] = {}
+    peaks: dict[str, int] = {}
+    flop: dict[str, float] = {}
+    for way in setting.ways:
+        predictor = Predictor(asked, setting.device, **how(way, setting.size))
+        before = held_bytes(setting.device)
+        # The first call warms up; what is measured of it are its memory and its operations.
+        counter = FlopCounterMode(display=False)
+        with counter:
+            peaks[way] = peak_bytes(setting.device, partial(predictor.labels, images)) - before
+        flop[way] = float(counter.get_total_flops())
+        turns[way] = partial(_label, predictor, images)
+    product = Product(setting.device)
+    product(1)
+    ways = take_turns({**turns, "product": product}, seconds=setting.seconds)
+    most = product.flop_per_s(ways["product"])
+    found: dict[str, object] = {"product_gflop_per_s": most / 1e9}
+    for way in setting.ways:
+        found[f"{way}_images_per_s"] = 1 / ways[way].seconds
+        found[f"{way}_gflop"] = flop[way] / 1e9
+        found[f"{way}_share_of_product"] = flop[way] / ways[way].seconds / most
+        found[f"{way}_peak_gib"] = peaks[way] / 2**30
+    return found
+
+
+def _label(predictor: Predictor, images: Tensor, times: int) -> float:
+    """Label the images so many times and return the seconds."""
+    synchronize(predictor.device)
+    start = time.perf_counter()
+    for _ in range(times):
+        predictor.labels(images)
+    synchronize(predictor.device)
+    return time.perf_counter() - start
+
+
+def measure(setting: Setting) -> dict[str, object]:
+    """Time the networks, one after the other.
+
+    Returns:
+        Under each network's name the product's operations a second and, for each way, images a
+        second, operations of an image (two for a multiplication and an addition; convolutions
+        and matrix products only), their share of the product, and GiB.
+    """
+    shape = (1, 3, setting.size, 2 * setting.size)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    record: dict[str, object] = {
+        "what": f"labels of {shape[3]}x{shape[2]} images, one at a time, {NUM_CLASSES} classes",
+        "device": device_name(setting.device),
+    }
+    for network in filter(is_there, setting.networks):
+        progress.say(f"{network} ...")
+        record[network] = measure_network(network, images, setting)
+    return {**record, "machine": machine_facts()}
+
+
+def is_there(network: str) -> bool:
+    """Return whether this version has the network."""
+    name, _, backbone = network.partition("-")
+    return name in NETWORKS and (not backbone or backbone in BACKBONES)
+
+
+def _parse() -> tuple[Setting, Path | None]:
+    parser = argparse.ArgumentParser(description="Time the labelling of images, in several ways.")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--networks", nargs="+", metavar="NAME-BACKBONE")
+    parser.add_argument("--ways", nargs="+", choices=WAYS)
+    parser.add_argument("--size", type=int, help="height of the image; it is twice as wide")
+    parser.add_argument("--seconds", type=float, help="of turns, for each network")
+    given = vars(parser.parse_args())
+    record = given.pop("record")
+    device = choose_device(given.pop("device"))
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return replace(default_setting(device), **chosen), record
+
+
+if __name__ == "__main__":
+    chosen, file = _parse()
+    report(measure(chosen), file)

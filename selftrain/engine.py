@@ -1,0 +1,245 @@
+"""A step of training on the device: forward, backward, all ranks together, update.
+
+What the batch is and when the learning rate falls is `train.py`'s to say.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from selftrain import distributed
+from selftrain.checkpoint import on_device
+from selftrain.config import LossConfig, MachineConfig, OptimConfig, TrainConfig
+from selftrain.data.device_augment import jitter_and_blur
+from selftrain.inference import autocast
+from selftrain.losses import LossSettings, pixel_losses, weigh_pixels
+from selftrain.models import SegmentationNetwork
+
+_LEAST_WEIGHT = 1e-12
+"""Stands for the weight of a batch without any, whose loss and gradient are 0."""
+
+
+class Engine:
+    """A network on its device, and what changes its weights."""
+
+    def __init__(
+        self,
+        network: SegmentationNetwork,
+        config: TrainConfig,
+        machine: MachineConfig,
+        device: torch.device,
+        *,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        """Move the network to the device and make its optimizer.
+
+        Args:
+            network: Is changed in place. On several CUDA devices its batch normalisations are
+                replaced by synchronised ones.
+            config: Its optim, loss and augment.
+            machine: Its precision, compile and checkpointing.
+            device: Where steps are taken.
+            class_weights: (K,), or None: all classes count alike.
+        """
+        self.device = device
+        self.network: nn.Module = on_device(network, device)
+        self._optim, self._augment, self._machine = config.optim, config.augment, machine
+        self._settings = loss_settings(config.loss)
+        self._auxiliary_weight = config.loss.auxiliary_weight
+        self._class_weights = None if class_weights is None else class_weights.to(device)
+        if machine.checkpointing:
+            network.checkpoint_blocks()
+        if distributed.world_size() > 1 and device.type == "cuda":
+            # torch gives this, the average's function and backward() no types.
+            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
+        # One graph a shape, not one for all: an epoch has crops of one size and a schedule three
+        # sizes, kernels made for a size are the faster ones, and pyramid pooling needs to know
+        # it. `warm` makes them all before the first step; at most six, for accumulation may cut
+        # a batch into parts of two sizes, and torch gives up beyond eight.
+        compiled = torch.compile(self.network, dynamic=False) if machine.compile else None
+        self._compiled = cast(nn.Module | None, compiled)
+        self.forward = self._share(self.network if self._compiled is None else self._compiled)
+        self.optimizer = _make_optimizer(self.network.parameters(), config.optim)
+        self.average = self._make_average()
+
+    def _share(self, network: nn.Module) -> nn.Module:
+        if distributed.world_size() == 1:
+            return network
+        on_gpu = self.device.type == "cuda"
+        return DistributedDataParallel(network, device_ids=[self.device.index] if on_gpu else None)
+
+    def _make_average(self) -> AveragedModel | None:
+        decay = self._optim.ema
+        if decay == 0:
+            return None
+        return AveragedModel(
+            self.network,
+            multi_avg_fn=get_ema_multi_avg_fn(decay),  # type: ignore[no-untyped-call]
+            use_buffers=True,
+        )
+
+    def warm(self, shapes: Iterable[tuple[int, int]]) -> None:
+        """Compile the network for all shapes that will come; do nothing unless it is compiled.
+
+        Weights and batch statistics stay as they are. All ranks must call this together.
+
+        Args:
+            shapes: Images of a part of a batch, and the side of their crops in pixels.
+        """
+        if self._compiled is None:
+            return
+        self._compiled.train()
+        kept = [buffer.clone() for buffer in self.network.buffers()]
+        for count, side in shapes:
+            images = torch.zeros((count, 3, side, side), dtype=torch.uint8, device=self.device)
+            images = self._vary(images, [0] * count)
+            labels = torch.zeros((count, side, side), dtype=torch.uint8, device=self.device)
+            with autocast(self.device, self._machine.precision):
+                outputs = self._compiled(images)
+            self._loss_sum(outputs, labels).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, before in zip(self.network.buffers(), kept, strict=True):
+                buffer.copy_(before)
+
+    def step(
+        self,
+        batch: Sequence[Tensor],
+        *,
+        lr: float,
+        parts: int = 1,
+        seeds: Sequence[int] = (),
+    ) -> tuple[Tensor, Tensor]:
+        """Take one step on this rank's share of a batch; the host does not wait for it.
+
+        The loss is the mean over the labelled pixels of the whole batch, each with its weight,
+        however many ranks and parts it is cut into.
+
+        Args:
+            batch: On the device: images uint8 (B, 3, S, S), labels uint8 (B, S, S) and, where the
+                loss weighs by it, confidence uint8 (B, S, S).
+            lr: Learning rate.
+            parts: Into which the share is cut to save memory; the same on every rank, at most B.
+            seeds: Of the B crops, read where colours are varied on the device.
+
+        Returns:
+            The batch's loss and the norm of its gradient before it is clipped: scalars on the
+            device, the same on every rank.
+        """
+        images, labels, *confidence = batch
+        images = self._vary(images, seeds)
+        weight = distributed.sum_over_ranks(self._weigh(labels, *confidence))
+        weight = weight.clamp(min=_LEAST_WEIGHT)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for number, part in enumerate(_cut((images, labels, *confidence), parts)):
+            part_images, part_labels, *part_confidence = part
+            with self._gathers_gradients(number + 1 == parts):
+                with autocast(self.device, self._machine.precision):
+                    outputs = self.forward(part_images)
+                loss = self._loss_sum(outputs, part_labels, *part_confidence) / weight
+                # Averaging over ranks divides by their number again.
+                (loss * distributed.world_size()).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        norm = self._clip()
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return distributed.sum_over_ranks(total), norm
+
+    def _vary(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)
+        augment = self._augment
+        if not augment.on_device:
+            return images
+        return jitter_and_blur(images, seeds, jitter=augment.jitter, blur=augment.blur)
+
+    def _weigh(self, labels: Tensor, confidence: Tensor | None = None) -> Tensor:
+        weights = weigh_pixels(
+            labels, self._settings, class_weights=self._class_weights, confidence=confidence
+        )
+        return weights.sum()
+
+    def _gathers_gradients(self, is_last: bool) -> AbstractContextManager[None]:
+        """Return the context of a part of a step: ranks talk to each other in the last one."""
+        if is_last or not isinstance(self.forward, DistributedDataParallel):
+            return nullcontext()
+        return self.forward.no_sync()
+
+    def _loss_sum(
+        self,
+        outputs: Tensor | tuple[Tensor, ...],
+        labels: Tensor,
+        confidence: Tensor | None = None,
+    ) -> Tensor:
+        """Return the sum of the pixels' losses, those of an auxiliary classifier included."""
+        main, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+        total = self._pixel_losses(main, labels, confidence)
+        for logits in auxiliary:
+            further = self._pixel_losses(logits, labels, confidence)
+            total = total + self._auxiliary_weight * further
+        return total
+
+    def _pixel_losses(self, logits: Tensor, labels: Tensor, confidence: Tensor | None) -> Tensor:
+        total, _ = pixel_losses(
+            logits,
+            labels,
+            self._settings,
+            class_weights=self._class_weights,
+            confidence=confidence,
+        )
+        return total
+
+    def _clip(self) -> Tensor:
+        """Shorten the gradient of all ranks together to `clip_norm`; return its norm before."""
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self._optim.clip_norm > 0:
+            clip_grads_with_norm_(parameters, self._optim.clip_norm, norm)
+        return norm
+
+    def result(self) -> nn.Module:
+        """Return the network that is kept: the last step's, or its moving average."""
+        return self.average.module if self.average is not None else self.network
+
+
+def _cut(tensors: Sequence[Tensor], parts: int) -> Iterator[tuple[Tensor, ...]]:
+    """Cut each tensor into parts along its first dimension; yield those that belong together."""
+    return zip(*(tensor.tensor_split(parts) for tensor in tensors), strict=True)
+
+
+def loss_settings(config: LossConfig) -> LossSettings:
+    """Return the loss's settings that a config asks for."""
+    return LossSettings(
+        name=config.name,
+        label_smoothing=config.label_smoothing,
+        ohem_threshold=config.ohem_threshold,
+        ohem_kept=config.ohem_kept,
+        confidence_gamma=config.confidence_gamma,
+    )
+
+
+def _make_optimizer(parameters: Iterable[Tensor], optim: OptimConfig) -> torch.optim.Optimizer:
+    if optim.name == "adamw":
+        return torch.optim.AdamW(
+            parameters,
+            lr=optim.lr,
+            betas=(optim.momentum, 0.999),
+            weight_decay=optim.weight_decay,
+            fused=True,  # one pass over all weights; on the CPU too
+        )
+    return torch.optim.SGD(
+        parameters,
+        lr=optim.lr,
+        momentum=optim.momentum,
+        weight_decay=optim.weight_decay,
+        fused=True,  # one pass over all weights; on the CPU too
+    )

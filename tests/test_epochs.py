@@ -1,0 +1,66 @@
+"""What the epochs of a training are made of."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selftrain.config import Scalar, TrainConfig, override
+from selftrain.epochs import learning_rate, plan_epochs
+from selftrain.schedules import SCHEDULES
+
+
+@given(
+    num_real=st.integers(1, 500),
+    repeat=st.sampled_from([0.25, 0.5, 1.0, 3.0]),
+    pseudo_ratio=st.sampled_from([0.0, 1.0, 3.0, 7.0]),
+    epochs=st.integers(1, 30),
+    schedule=st.sampled_from(SCHEDULES),
+    constant_pixels=st.booleans(),
+)
+def test_the_steps_of_all_epochs_follow_each_other(
+    num_real: int,
+    repeat: float,
+    pseudo_ratio: float,
+    epochs: int,
+    schedule: str,
+    constant_pixels: bool,
+) -> None:
+    values: dict[str, Scalar] = {
+        "data.repeat": repeat,
+        "data.pseudo_ratio": pseudo_ratio,
+        "epochs": epochs,
+        "crop.schedule": schedule,
+        "crop.constant_pixels": constant_pixels,
+    }
+    planned = plan_epochs(override(TrainConfig(), values), num_real)
+    assert [epoch.number for epoch in planned] == list(range(epochs))
+    done = 0
+    for epoch in planned:
+        assert epoch.first_step == done
+        assert epoch.steps >= 1
+        assert epoch.batch_size % 16 == 0
+        done += epoch.steps
+
+
+def test_a_batch_grown_by_small_crops_takes_a_proportional_step() -> None:
+    values: dict[str, Scalar] = {
+        "epochs": 3,
+        "crop.schedule": "coarse2fine",
+        "crop.constant_pixels": True,
+        "optim.power": 1e-6,
+        "optim.lr": 0.02,
+    }
+    config = override(TrainConfig(), values)
+    small, middle, full = plan_epochs(config, num_real=1000)
+    # 320, 560 and 800 pixels: (800 / 320)^2 = 6.25 and (800 / 560)^2 = 2.04.
+    assert [epoch.batch_size for epoch in (small, middle, full)] == [96, 32, 16]
+    for epoch, lr in ((small, 0.12), (middle, 0.04), (full, 0.02)):
+        found = learning_rate(config, epoch, epoch.first_step, total_steps=100_000)
+        assert found == pytest.approx(lr, rel=1e-3)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_parts_of_a_step_leave_its_learning_rate_alone(accumulate: int) -> None:
+    config = override(TrainConfig(), {"optim.accumulate": accumulate, "epochs": 1})
+    (epoch,) = plan_epochs(config, num_real=64)
+    assert learning_rate(config, epoch, 0, total_steps=4) == config.optim.lr

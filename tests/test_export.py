@@ -1,0 +1,221 @@
+"""What is exported computes the same, with onnxruntime and torch.export, or is not written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from selftrain import export as module
+from selftrain.checkpoint import ModelCard, load_network, save_network
+from selftrain.errors import InputError
+from selftrain.export import CARD, ONNX, TORCH_EXPORT, export
+from selftrain.models import build_network
+
+onnxruntime = pytest.importorskip("onnxruntime")
+CPU = torch.device("cpu")
+FAST_SCNN = ("fast_scnn", "mobilenet_v2")
+Format = Literal["onnx", "torch_export"]
+Trained = Callable[[tuple[str, str]], Path]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Return the folder of a network with random weights."""
+
+    def make(names: tuple[str, str]) -> Path:
+        network, backbone = names
+        folder = tmp_path_factory.mktemp(network)
+        torch.manual_seed(0)
+        card = ModelCard(
+            network=network,
+            backbone=backbone,
+            output_stride=16,
+            head_channels=16,
+            classes=["road", "car", "sky"],
+            colors=[[1, 2, 3], [4, 5, 6], [7, 8, 9]],
+            scale=0.5,
+        )
+        built = build_network(
+            network,
+            num_classes=3,
+            backbone=backbone,
+            output_stride=16,
+            backbone_weights="none",
+            head_channels=16,
+        )
+        save_network(folder, built, card)
+        return folder
+
+    return make
+
+
+def images(*shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def start(folder: Path) -> Any:
+    return onnxruntime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
+
+
+def assert_near(found: Tensor, model: Path, asked: Tensor) -> None:
+    network, _ = load_network(model, CPU)
+    with torch.inference_mode():
+        expected = network(asked)
+        assert float((found - expected).abs().max() / expected.abs().max()) < 1e-4
+
+
+def test_the_files_compute_what_the_network_computes_and_the_card_says_how_to_use_them(
+    trained: Trained, tmp_path: Path
+) -> None:
+    model = trained(FAST_SCNN)
+    files = export(model, tmp_path, format="both", height=64, width=97, dynamic=False)
+    assert files == [tmp_path / ONNX, tmp_path / TORCH_EXPORT, tmp_path / CARD]
+    assert {path.name for path in tmp_path.iterdir()} == {ONNX, TORCH_EXPORT, CARD}
+    asked = images(1, 3, 64, 97)
+    session = start(tmp_path)
+    (logits,) = session.run(None, {"images": asked.numpy()})
+    assert_near(torch.from_numpy(logits), model, asked)
+    assert_near(torch.export.load(tmp_path / TORCH_EXPORT).module()(asked), model, asked)
+    card = json.loads(files[-1].read_text())
+    assert card["classes"] == ["road", "car", "sky"]
+    assert card["colors"] == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert card["scale"] == 0.5
+    (taken,), (returned,) = session.get_inputs(), session.get_outputs()
+    asked_for = {"name": taken.name, "dtype": "uint8", "order": "RGB", "shape": taken.shape}
+    assert card["input"] == asked_for
+    assert taken.type == "tensor(uint8)"
+    assert card["output"]["shape"] == returned.shape == [1, 3, 64, 97]
+    assert 0 <= card["difference_from_pytorch"][ONNX] <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        # Fast-SCNN's pyramid pools to 6x6 cells, for which ONNX has no operator.
+        (FAST_SCNN, "onnx"),
+        (FAST_SCNN, "torch_export"),
+        (("deeplabv3plus", "mobilenet_v2"), "onnx"),
+    ],
+)
+def test_with_dynamic_sizes_one_file_takes_other_batches_and_odd_sizes(
+    trained: Trained, tmp_path: Path, names: tuple[str, str], kind: Format
+) -> None:
+    model = trained(names)
+    export(model, tmp_path, format=kind, height=64, width=96, dynamic=True)
+    if kind == "onnx":
+        session = start(tmp_path)
+    else:
+        program = torch.export.load(tmp_path / TORCH_EXPORT).module()
+    for shape in [(1, 3, 64, 96), (1, 3, 45, 70), (2, 3, 101, 64)]:
+        asked = images(*shape)
+        if kind == "onnx":
+            found = torch.from_numpy(session.run(None, {"images": asked.numpy()})[0])
+        else:
+            found = program(asked)
+        assert_near(found, model, asked)
+
+
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.tuples(st.integers(1, 8), st.integers(1, 8)),
+)
+@settings(deadline=None)
+def test_pooling_by_matrices_is_adaptive_pooling(
+    size: tuple[int, int], cells: tuple[int, int]
+) -> None:
+    features = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    expected = F.adaptive_avg_pool2d(features, cells)
+    torch.testing.assert_close(module._pool(features, list(cells)), expected)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch_export"])
+def test_a_file_that_computes_something_else_is_not_written(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Format
+) -> None:
+    load = load_network
+
+    def worn(folder: Path, device: torch.device) -> object:
+        network, card = load(folder, device)
+        runs: list[int] = []
+
+        def drift(_: object, __: object, logits: Tensor) -> Tensor:
+            runs.append(1)
+            return logits + (len(runs) - 1)  # the first run is the tracer's
+
+        network.register_forward_hook(drift)
+        return network, card
+
+    monkeypatch.setattr(module, "load_network", worn)
+    with pytest.raises(InputError) as caught:
+        export(trained(FAST_SCNN), tmp_path, format=kind, height=48, width=64, dynamic=False)
+    name = {"onnx": ONNX, "torch_export": TORCH_EXPORT}[kind]
+    assert str(caught.value).startswith(f"{name} is not written: for images 1x3x48x64 its logits")
+    assert "choose another export.format" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_does_not_run_is_not_written(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Tensor:
+        raise RuntimeError("Non-zero status code\nand a long trace")
+
+    monkeypatch.setattr(module, "_run_onnx", fail)
+    monkeypatch.setattr(module, "_to_onnx", lambda *_: b"")
+    with pytest.raises(InputError) as caught:
+        export(trained(FAST_SCNN), tmp_path, format="onnx", height=48, width=64, dynamic=False)
+    assert str(caught.value) == (
+        f"{ONNX} is not written: it does not run on images 1x3x48x64 (Non-zero status code); "
+        "set export.dynamic to false or choose another export.format."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_cannot_be_traced_is_refused_in_one_sentence(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = load_network
+
+    def branching(folder: Path, device: torch.device) -> object:
+        network, card = load(folder, device)
+
+        def branch(_: object, __: object, logits: Tensor) -> Tensor:
+            return logits * 2 if logits.sum() > 0 else logits
+
+        network.register_forward_hook(branch)
+        return network, card
+
+    monkeypatch.setattr(module, "load_network", branching)
+    for dynamic, cure in ((True, "set export.dynamic to false"), (False, "another network")):
+        with pytest.raises(InputError) as caught:
+            export(
+                trained(FAST_SCNN), tmp_path, format="both", height=64, width=64, dynamic=dynamic
+            )
+        assert str(caught.value).startswith("fast_scnn on mobilenet_v2 cannot be exported")
+        assert cure in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ONNX_PACKAGES", ("onnx", "onnx_of_tomorrow"))
+    with pytest.raises(InputError) as caught:
+        export(tmp_path, tmp_path / "out", format="both", height=64, width=64, dynamic=False)
+    assert "needs onnx_of_tomorrow: install" in str(caught.value)
+    assert "pip install '.[export]'" in str(caught.value)
+
+
+def test_a_folder_without_a_network_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no network: model\.json is missing"):
+        export(tmp_path, tmp_path / "out", format="onnx", height=64, width=64, dynamic=False)
+    assert not (tmp_path / "out").exists()

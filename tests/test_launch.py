@@ -1,0 +1,90 @@
+"""One command starts several processes.
+
+What these run here is no training but a `selftrain` of a few lines in the current folder.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from selftrain.launch import needs_launch
+
+REPOSITORY = Path(__file__).parents[1]
+LAUNCH = "import sys; from selftrain.launch import launch; sys.exit(launch(sys.argv[1:], 2))"
+TELL = """
+import os, pathlib, sys
+names = ["WORLD_SIZE", "LOCAL_RANK", "OMP_NUM_THREADS", "MLFLOW_RUN_ID"]
+told = [*(os.environ.get(name, "") for name in names), *sys.argv[1:]]
+pathlib.Path("rank" + os.environ["RANK"]).write_text(" ".join(told))
+"""
+FAIL = """
+import os, sys, time
+if os.environ["RANK"] == "1":
+    sys.exit("error: the cure is here")
+time.sleep(600)
+"""
+WAIT = """
+import os, pathlib, time
+pathlib.Path("rank" + os.environ["RANK"]).touch()
+time.sleep(600)
+"""
+
+
+def start(program: str, folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Launch two processes of a program that calls itself selftrain."""
+    (folder / "selftrain").mkdir()
+    (folder / "selftrain" / "__init__.py").touch()
+    (folder / "selftrain" / "__main__.py").write_text(program)
+    kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", LAUNCH, *words],  # -P: this process takes the true selftrain
+        cwd=folder,
+        env={**kept, "PYTHONPATH": str(REPOSITORY), "MLFLOW_RUN_ID": "the-run"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_only_a_command_that_is_alone_and_wants_company_launches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    assert needs_launch(2)
+    assert not needs_launch(1)
+    monkeypatch.setenv("RANK", "0")
+    assert not needs_launch(2)
+
+
+def test_every_process_runs_the_command_with_its_share_of_the_cores(tmp_path: Path) -> None:
+    started = start(TELL, tmp_path, "student", "--student.optim.lr=0.02")
+    output, _ = started.communicate(timeout=120)
+    assert started.returncode == 0, output
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)
+    for rank in (0, 1):
+        told = (tmp_path / f"rank{rank}").read_text()
+        assert told == f"2 {rank} {threads} the-run student --student.optim.lr=0.02"
+
+
+def test_a_mistake_is_one_sentence_and_ends_the_other_processes(tmp_path: Path) -> None:
+    started = start(FAIL, tmp_path)
+    output, _ = started.communicate(timeout=120)
+    assert started.returncode == 1, output
+    assert output.count("error: the cure is here") == 1
+    assert "Traceback" not in output
+
+
+def test_a_command_that_is_stopped_stops_its_processes(tmp_path: Path) -> None:
+    started = start(WAIT, tmp_path)
+    deadline = time.monotonic() + 100
+    while len(list(tmp_path.glob("rank?"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    started.send_signal(signal.SIGTERM)
+    output, _ = started.communicate(timeout=100)  # ends only when no process holds the pipe
+    assert started.returncode == 128 + signal.SIGTERM, output
+    assert "Traceback" not in output
