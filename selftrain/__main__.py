@@ -13,7 +13,6 @@ from selftrain.checkpoint import CARD, NETWORK
 from selftrain.command_line import parse
 from selftrain.config import Config, flatten
 from selftrain.data.digests import digest_samples
-from selftrain.datasets import export_scenes
 from selftrain.errors import InputError
 from selftrain.evaluate import METRICS
 from selftrain.export import export
@@ -22,6 +21,7 @@ from selftrain.machine import count_workers, describe
 from selftrain.pipeline import Pipeline
 from selftrain.predict import list_pictures, predict
 from selftrain.prepare import say_summary
+from selftrain.sources import export_scenes
 from selftrain.stage import Product
 
 Action = Callable[[Pipeline, tracking.Run], None]

@@ -27,6 +27,7 @@ TESTED_ELSEWHERE = {
     "machine.py": "one function, called by every stage",
     "progress.py": "what a person sees",
     "serving.py": "integration/test_artifacts_alone.py",
+    "sources.py": "test_datasets.py",
     "data/__init__.py": "a docstring",
     "data/cache_writing.py": "data/test_cache.py",
     "data/cached_frames.py": "test_datasets.py",
