@@ -1,9 +1,10 @@
 """A benchmark's samples, and what is known of their files: digests, raw frames."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from selftrain import progress
@@ -40,10 +41,10 @@ class OpenData:
     def reader(self) -> Reader:
         """Reads the samples at the config's size, from the raw cache where there is one."""
         reader = Reader(self.splits.classes, self.config.scale, self.config.short_side)
-        frames = open_frames(self.cache, self._cached, reader, self.digests.digest)
+        frames = open_frames(self.cache, self._cached(), reader, self.digests.digest)
         if frames is not None:
-            held = sum(map(frames.has, self._cached))
-            progress.say(f"raw cache: {held} of {len(self._cached)} frames are read from it")
+            held = [frames.has(sample) for sample in self._cached()]
+            progress.say(f"raw cache: {sum(held)} of {len(held)} frames are read from it")
         return dataclasses.replace(reader, cache=frames)
 
     def build_raw_cache(self, workers: int) -> None:
@@ -53,14 +54,14 @@ class OpenData:
             InputError: a file cannot be read, the disk is too small, or a cache is damaged.
         """
         frames = self.reader.cache
-        missing: Sequence[Sample] = self._cached
+        missing: Iterable[Sample] = self._cached()
         if isinstance(frames, CachedFrames):
             for cache in frames.caches:
                 names = cache.names()
                 with progress.bar("check the raw cache", len(names)) as bar:
                     cache.verify(workers=workers, advance=bar.advance)
                 progress.say(f"raw cache: {len(names)} frames are as they were written")
-            missing = [sample for sample in self._cached if not frames.has(sample)]
+            missing = (sample for sample in self._cached() if not frames.has(sample))
         # Copies of a picture are one frame.
         named = {it.name: it for it in (name_by_content(s, self.digests.digest) for s in missing)}
         if not named:
@@ -78,10 +79,9 @@ class OpenData:
             )
         progress.say(f"raw cache: {len(named)} frames written to {folder}")
 
-    @cached_property
-    def _cached(self) -> Sequence[Sample]:
-        """The samples that trainings and labelling read; `evaluate` reads its own once."""
-        return [*self.splits.labelled, *self.splits.dev, *self.splits.unlabelled]
+    def _cached(self) -> Iterator[Sample]:
+        """Yield the samples that trainings and labelling read; `evaluate` reads its own once."""
+        return chain(self.splits.labelled, self.splits.dev, self.splits.unlabelled)
 
     @cached_property
     def labelled_digest(self) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +19,7 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS digests"
     "(path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest TEXT) WITHOUT ROWID"
 )
+_TOGETHER = 4096
 _INSERT = "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)"
 
 
@@ -94,7 +95,7 @@ def digest_file(path: Path) -> str:
 
 
 def digest_samples(
-    samples: Iterable[Sample], *, labels: bool, digest: Callable[[Path], str] = digest_file
+    samples: Sequence[Sample], *, labels: bool, digest: Callable[[Path], str] = digest_file
 ) -> str:
     """Return a short digest of the samples' content, independent of where they lie.
 
@@ -111,8 +112,12 @@ def digest_samples(
         return "\t".join([sample.name, *map(digest, paths)]) + "\n"
 
     total = hashlib.blake2b(digest_size=8)
-    ordered = sorted(samples, key=lambda sample: sample.name)
+    names = [sample.name for sample in samples]
+    ordered = sorted(range(len(names)), key=names.__getitem__)
     with ThreadPoolExecutor() as pool:
-        for text in pool.map(line, ordered):
-            total.update(text.encode())
+        # Some at a time: the samples may be a long list that makes its objects when asked.
+        for start in range(0, len(ordered), _TOGETHER):
+            some = [samples[i] for i in ordered[start : start + _TOGETHER]]
+            for text in pool.map(line, some):
+                total.update(text.encode())
     return total.hexdigest()
