@@ -172,9 +172,14 @@ def _table(pipeline: Pipeline, measured: Mapping[str, Mapping[str, float]]) -> D
 def _conditions(config: Config) -> str:
     """Say how the numbers of a table were made."""
     inference, hardware = config.evaluate.inference, describe(config.machine)
+    seen = (
+        f"windows of {inference.window} pixels, overlap {inference.overlap:g}"
+        if inference.window
+        else "whole images"
+    )
     return (
         f"{config.data.dataset}, {config.data.labelled_fraction:g} labelled, frames scaled by "
-        f"{config.data.scale:g}; whole images, scales {inference.scales}, flip "
+        f"{config.data.scale:g}; {seen}, scales {inference.scales}, flip "
         f"{str(inference.flip).lower()}; last epoch; one seed each (teacher "
         f"{config.teacher.seed}, student and control {config.student.seed}): the spread over "
         f"seeds is not measured; {hardware['selftrain.hardware']}, torch "

@@ -151,6 +151,15 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         wide = self.head_channels >= 8
         _require(wide, "head_channels", self.head_channels, "8 or more")
+        # What cannot be built is said before the first stage, not hours later before the student.
+        second = not self.auxiliary or (
+            self.name == "pspnet" and self.backbone.startswith(("resnet", "resnext"))
+        )
+        _require(second, "auxiliary", self.auxiliary, "true only for pspnet on a ResNet")
+        if self.name == "fast_scnn":
+            return
+        strided = self.backbone != "swin_t" or self.output_stride == 32
+        _require(strided, "output_stride", self.output_stride, "32 for swin_t")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +229,8 @@ class AugmentConfig:
     blur: float = 0.5
     """Probability of a Gaussian blur, sigma 0.15 to 1.3 pixels [VPLR]."""
     on_device: bool = False
-    """Jitter and blur on the GPU instead of in the loader, with other draws [choice]."""
+    """Jitter and blur on the device instead of in the loader, with other draws; on a CPU this
+    is many times slower [choice]."""
 
     def __post_init__(self) -> None:
         ordered = 0 < self.scale_min <= self.scale_max <= 16
@@ -433,7 +443,7 @@ class MachineConfig:
     workers: int = -1
     """Loader processes; -1 takes one for each core but one, at most 8."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto computes in bf16 on CUDA and in fp32 on the CPU."""
+    """auto computes in bf16 on GPUs that have it, and in fp32 elsewhere."""
     compile: bool = False
     """Compile the network by torch.compile: minutes at first, faster steps after."""
     checkpointing: bool = False

@@ -48,6 +48,8 @@ class Engine:
             class_weights: (K,), or None: all classes count alike.
         """
         self.device = device
+        if device.type == "cuda":  # crops have few sizes: worth trying out each one's algorithms
+            torch.backends.cudnn.benchmark = True
         self.network: nn.Module = on_device(network, device)
         self._optim, self._augment, self._machine = config.optim, config.augment, machine
         self._settings = loss_settings(config.loss)
@@ -116,7 +118,7 @@ class Engine:
         parts: int = 1,
         seeds: Sequence[int] = (),
     ) -> tuple[Tensor, Tensor]:
-        """Take one step on this rank's share of a batch; the host does not wait for it.
+        """Take one step on this rank's share of a batch; on one device the host does not wait.
 
         The loss is the mean over the labelled pixels of the whole batch, each with its weight,
         however many ranks and parts it is cut into.

@@ -37,7 +37,7 @@ def evaluate(
     folder: Path,
     run: tracking.Run,
 ) -> None:
-    """Score a network on each evaluation split, whole images.
+    """Score a network on each evaluation split.
 
     Leaves in `folder`: `metrics.json`, `per_class.csv` (a row a class, a column a split), the
     confusion matrix of each split as CSV, and `submission.zip` if one is asked for.

@@ -29,8 +29,15 @@ _WINDOW_PIXELS = 2**24
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Return the context in which networks compute: bf16 on CUDA unless "fp32" is asked for."""
-    use_bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    """Return the context in which networks compute.
+
+    "auto" is bf16 on CUDA devices that have it in hardware, and fp32 elsewhere.
+    """
+    use_bf16 = precision == "bf16" or (
+        precision == "auto"
+        and device.type == "cuda"
+        and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_bf16)
 
 

@@ -328,10 +328,10 @@ def _set_knobs(config: object) -> dict[str, Scalar]:
 
 def _what_decides(config: TrainConfig) -> dict[str, Scalar]:
     """Return what decides a training; a weights file counts by its content, not by its path."""
-    # A start counts by the key of what it names; a threshold for pseudo labels, if there are any.
+    # A start counts by the key of what it names; what is for pseudo labels, if there are any.
     neutral: dict[str, Scalar] = {"start": "none"}
     if config.data.pseudo_ratio == 0:
-        neutral["data.threshold"] = 0.0
+        neutral |= {"data.threshold": 0.0, "loss.confidence_gamma": 0.0}
     values = _set_knobs(override(config, neutral))
     weights = Path(config.network.backbone_weights)
     if weights.is_file():

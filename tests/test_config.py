@@ -24,6 +24,10 @@ def legal(path: str) -> st.SearchStrategy[Scalar]:
     """Return values that differ from the default and suit any knob of this kind."""
     wanted: Any = TYPES[path]
     default = LEAVES[path]
+    if path.endswith("network.auxiliary"):
+        return st.just(False)  # true needs a pspnet
+    if path.endswith("network.backbone"):
+        return st.sampled_from(["resnet50", "mobilenet_v2", "wide_resnet38"])
     if get_args(wanted):
         return st.sampled_from(get_args(wanted))
     if wanted is bool:
@@ -133,6 +137,7 @@ def test_a_group_is_no_knob() -> None:
         ("data.labelled_fraction", 0.0),
         ("data.labelled_fraction", 1.5),
         ("data.shots", -1),
+        ("student.network.auxiliary", True),
         ("export.height", 31),
         ("machine.processes", 0),
         ("teacher.loss.label_smoothing", 1.0),
@@ -223,6 +228,28 @@ def test_a_whole_number_does_for_a_float_and_a_text_for_a_path() -> None:
 @pytest.mark.parametrize("width", [64, 510, 2048])
 def test_scenes_may_have_any_even_width_that_can_be_drawn(width: int) -> None:
     assert override(Config(), {"data.scenes.width": width}).data.scenes.width == width
+
+
+@pytest.mark.parametrize(
+    ("values", "allowed"),
+    [
+        ({"network.backbone": "swin_t"}, "32 for swin_t"),
+        ({"network.name": "deeplabv3plus", "network.auxiliary": True}, "only for pspnet"),
+        (
+            {
+                "network.name": "pspnet",
+                "network.backbone": "mobilenet_v2",
+                "network.auxiliary": True,
+            },
+            "on a ResNet",
+        ),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused_before_anything_is_trained(
+    values: dict[str, Scalar], allowed: str
+) -> None:
+    with pytest.raises(InputError, match=allowed):
+        override(Config(), {f"student.{knob}": value for knob, value in values.items()})
 
 
 def test_values_that_are_only_legal_together_may_come_together() -> None:
