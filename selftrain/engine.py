@@ -17,6 +17,7 @@ from selftrain import distributed
 from selftrain.checkpoint import on_device
 from selftrain.config import LossConfig, MachineConfig, OptimConfig, TrainConfig
 from selftrain.data.device_augment import jitter_and_blur
+from selftrain.errors import InputError
 from selftrain.inference import autocast
 from selftrain.losses import LossSettings, pixel_losses, weigh_pixels
 from selftrain.models import SegmentationNetwork
@@ -89,26 +90,43 @@ class Engine:
     def warm(self, shapes: Iterable[tuple[int, int]]) -> None:
         """Compile the network for all shapes that will come; do nothing unless it is compiled.
 
-        Weights and batch statistics stay as they are. All ranks must call this together.
+        Weights and batch statistics stay as they are. All ranks must call this together, with as
+        many shapes.
 
         Args:
             shapes: Images of a part of a batch, and the side of their crops in pixels.
+
+        Raises:
+            InputError: the network cannot be compiled on this machine.
         """
         if self._compiled is None:
             return
+        from torch._dynamo.exc import TorchDynamoException  # seconds that others need not wait for
+
         self._compiled.train()
         kept = [buffer.clone() for buffer in self.network.buffers()]
-        for count, side in shapes:
-            images = torch.zeros((count, 3, side, side), dtype=torch.uint8, device=self.device)
-            images = self._vary(images, [0] * count)
-            labels = torch.zeros((count, side, side), dtype=torch.uint8, device=self.device)
-            with autocast(self.device, self._machine.precision):
-                outputs = self._compiled(images)
-            self._loss_sum(outputs, labels).backward()  # type: ignore[no-untyped-call]
+        try:
+            for count, side in shapes:
+                self._try_shape(self._compiled, count, side)
+        except TorchDynamoException as error:
+            reason = ": ".join(str(error).strip().splitlines()[:2]).replace(":: ", ": ")
+            raise InputError(
+                f"The network cannot be compiled ({reason}): set machine.compile to false, or "
+                "install the compiler that is missing."
+            ) from error
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for buffer, before in zip(self.network.buffers(), kept, strict=True):
                 buffer.copy_(before)
+
+    def _try_shape(self, compiled: nn.Module, count: int, side: int) -> None:
+        """Push black images forward and their gradient backward."""
+        images = torch.zeros((count, 3, side, side), dtype=torch.uint8, device=self.device)
+        images = self._vary(images, [0] * count)
+        labels = torch.zeros((count, side, side), dtype=torch.uint8, device=self.device)
+        with autocast(self.device, self._machine.precision):
+            outputs = compiled(images)
+        self._loss_sum(outputs, labels).backward()  # type: ignore[no-untyped-call]
 
     def step(
         self,

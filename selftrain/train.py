@@ -168,14 +168,16 @@ class Training:
 
     def warm(self) -> None:
         """Compile the network for all epochs' crop sizes; do nothing unless it is compiled."""
-        shapes: dict[tuple[int, int], None] = {}  # in order, and each once
         planned = sum(count_crops(self.config, len(self.data.real)))
         rank, world_size = distributed.rank(), distributed.world_size()
-        for epoch in self.epochs[self.next_epoch :]:
+        # As many on every rank, whose normalisations wait for each other: so a shape may come
+        # twice, which costs no second graph.
+        shapes: list[tuple[int, int]] = []
+        kinds = {(it.batch_size, it.crop_size): it for it in self.epochs[self.next_epoch :]}
+        for epoch in kinds.values():
             crops = len(range(rank, min(planned, epoch.batch_size), world_size))
             parts = self._parts(epoch)
-            for size in (-(-crops // parts), crops // parts):
-                shapes[size, epoch.crop_size] = None
+            shapes += [(size, epoch.crop_size) for size in (-(-crops // parts), crops // parts)]
         self.engine.warm(shapes)
 
     def train_epoch(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from selftrain.config import MachineConfig, Scalar, TrainConfig, override
 from selftrain.engine import Engine
+from selftrain.errors import InputError
 from selftrain.labels import IGNORE_INDEX
 from selftrain.models.layers import Backbone, SegmentationNetwork
 
@@ -247,3 +248,17 @@ def test_a_compiled_step_is_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     trained.warm([(4, 16)])
     torch.testing.assert_close(change(trained, (images, labels)), eager)
     assert list(trained.network.state_dict()) == list(small().state_dict())
+
+
+def test_a_compiler_that_is_missing_is_named_with_the_cure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        raise RuntimeError("no C++ compiler found")
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    trained = engine(small(), compile=True)
+    with pytest.raises(InputError, match=r"no C\+\+ compiler found.*machine\.compile to false"):
+        trained.warm([(2, 32)])
+    torch.compiler.reset()

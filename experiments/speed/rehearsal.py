@@ -7,7 +7,7 @@ the result, and neither time nor memory.
 
     python -m experiments.speed.rehearsal [--record FILE] [-- KNOBS ...]
 
-Cost: a minute on a GPU, a quarter of an hour on 2 CPU cores. On a GPU give
+Cost: 8 minutes on 2 CPU cores; on a GPU not measured. On a GPU give
 `-- --teacher.optim.accumulate 1`; GPU memory is then in the run's system metrics.
 """
 
