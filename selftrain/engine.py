@@ -19,11 +19,8 @@ from selftrain.config import LossConfig, MachineConfig, OptimConfig, TrainConfig
 from selftrain.data.device_augment import jitter_and_blur
 from selftrain.errors import InputError
 from selftrain.inference import autocast
-from selftrain.losses import LossSettings, pixel_losses, weigh_pixels
+from selftrain.losses import LossSettings, mean_loss, pixel_losses, weigh_pixels
 from selftrain.models import SegmentationNetwork
-
-_LEAST_WEIGHT = 1e-12
-"""Stands for the weight of a batch without any, whose loss and gradient are 0."""
 
 
 class Engine:
@@ -155,7 +152,6 @@ class Engine:
         images, labels, *confidence = batch
         images = self._vary(images, seeds)
         weight = distributed.sum_over_ranks(self._weigh(labels, *confidence))
-        weight = weight.clamp(min=_LEAST_WEIGHT)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
@@ -165,7 +161,8 @@ class Engine:
             with self._gathers_gradients(number + 1 == parts):
                 with autocast(self.device, self._machine.precision):
                     outputs = self.forward(part_images)
-                loss = self._loss_sum(outputs, part_labels, *part_confidence) / weight
+                loss_sum = self._loss_sum(outputs, part_labels, *part_confidence)
+                loss = mean_loss(loss_sum, weight)
                 # Averaging over ranks divides by their number again.
                 (loss * distributed.world_size()).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()

@@ -117,41 +117,6 @@ def weigh_pixels(
     return weights
 
 
-def cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    class_weights: Tensor | None = None,
-    label_smoothing: float = 0.0,
-    pixel_weights: Tensor | None = None,
-) -> Tensor:
-    """Average the cross entropy over the labelled pixels of a batch.
-
-    A batch without a labelled pixel has loss 0 and gradient 0, where torch's own mean is NaN
-    and would spoil every weight: a high confidence threshold and small crops do meet this.
-
-    Args:
-        logits: (B, K, H, W), any floating type; the loss is computed in float32.
-        labels: (B, H, W), any integer type, 0..K-1 or IGNORE_INDEX.
-        class_weights: (K,): a pixel counts its class's weight; None: all alike.
-        label_smoothing: Share of the target that is spread over all classes.
-        pixel_weights: (B, H, W): how much each pixel counts, on top of that; None: all alike.
-
-    Returns:
-        A scalar, float32, in nats: the weighted mean.
-
-    Raises:
-        IndexError: A label is neither a class nor ignored (on CUDA: a device-side assertion).
-    """
-    if class_weights is None and pixel_weights is None:
-        return mean_loss(*_plain_sums(logits, labels, label_smoothing))
-    weights = weigh_pixels(labels, LossSettings(), class_weights=class_weights)
-    if pixel_weights is not None:
-        weights = weights * pixel_weights
-    losses = _cross_entropies(logits, labels, label_smoothing)
-    return mean_loss((losses * weights).sum(), weights.sum())
-
-
 @torch.no_grad()
 def ohem(hardness: Tensor, weights: Tensor, *, threshold: float, kept: float) -> Tensor:
     """Deal an image's weight out to its hard pixels: online hard example mining.

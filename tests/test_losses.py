@@ -16,7 +16,6 @@ from torch import Tensor
 from selftrain.losses import (
     LossSettings,
     boundary_relaxation,
-    cross_entropy,
     mean_loss,
     ohem,
     pixel_losses,
@@ -193,33 +192,47 @@ def test_the_plain_loss_is_bit_for_bit_torchs_sum_over_labelled_pixels() -> None
     assert weight.item() == (labels != 255).sum().item()
 
 
+def mean(
+    logits: Tensor,
+    labels: Tensor,
+    how: LossSettings = LossSettings(),  # noqa: B008  (frozen)
+    *,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Return a batch's loss as a step has it."""
+    return mean_loss(*pixel_losses(logits, labels, how, class_weights=class_weights))
+
+
 def test_the_cross_entropy_is_the_mean_over_labelled_pixels() -> None:
     logits, labels, _ = draw()
     expected = F.cross_entropy(logits, labels.long(), ignore_index=255)
-    torch.testing.assert_close(cross_entropy(logits, labels), expected)
+    torch.testing.assert_close(mean(logits, labels), expected)
 
 
 def test_the_cross_entropy_weighs_and_smooths_as_torch_does() -> None:
-    logits, labels, confidence = draw()
+    logits, labels, _ = draw()
     weighted = F.cross_entropy(logits, labels.long(), weight=WEIGHTS, ignore_index=255)
-    torch.testing.assert_close(cross_entropy(logits, labels, class_weights=WEIGHTS), weighted)
+    torch.testing.assert_close(mean(logits, labels, class_weights=WEIGHTS), weighted)
     smooth = F.cross_entropy(logits, labels.long(), ignore_index=255, label_smoothing=0.1)
-    torch.testing.assert_close(cross_entropy(logits, labels, label_smoothing=0.1), smooth)
-    total, weight = pixel_losses(
-        logits, labels, LossSettings(confidence_gamma=1), confidence=confidence
-    )
-    found = cross_entropy(logits, labels, pixel_weights=confidence / 255)
-    torch.testing.assert_close(found, total / weight)
+    torch.testing.assert_close(mean(logits, labels, LossSettings(label_smoothing=0.1)), smooth)
+
+
+def test_confidence_weighs_pixels() -> None:
+    logits, labels, confidence = draw()
+    how = LossSettings(confidence_gamma=2)
+    total, weight = pixel_losses(logits, labels, how, confidence=confidence)
+    losses = F.cross_entropy(logits, labels.long(), ignore_index=255, reduction="none")
+    weights = (labels != 255) * (confidence / 255) ** 2
+    torch.testing.assert_close(total, (losses * weights).sum())
+    torch.testing.assert_close(weight, weights.sum())
 
 
 def test_the_mean_over_no_labels_is_zero() -> None:
     logits, labels, _ = draw()
-    nothing = torch.full_like(labels, 255)
-    for weights in (None, torch.ones(labels.shape)):
-        loss = cross_entropy(logits, nothing, pixel_weights=weights)
-        (gradient,) = torch.autograd.grad(loss, logits)
-        assert loss.item() == 0
-        assert not gradient.any()
+    loss = mean(logits, torch.full_like(labels, 255))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss.item() == 0
+    assert not gradient.any()
 
 
 @pytest.mark.parametrize("name", NAMES)
