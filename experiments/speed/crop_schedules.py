@@ -15,7 +15,7 @@ the limit; neither is there a dev score or a checkpoint in the times.
     python -m experiments.speed.crop_schedules [--record results/speed/crop_schedules_cpu.json]
 
 Cost: 4 minutes on 2 CPU cores (DeepLabV3+ on MobileNetV2, crop 192, batch 4); on CUDA (ResNeXt50,
-crop 800, batch 16) 5 minutes. Expected: speed-ups from 1.5 to the area's limit, 1.8 and, with
+crop 800, batch 16) not measured. Expected: speed-ups from 1.5 to the area's limit, 1.8 and, with
 warm-up, 1.65: a small crop's step has costs that do not shrink with it, of which `constant_pixels`
 saves some.
 """
