@@ -21,8 +21,8 @@ what the process held. Weights are random: they change neither.
 
     python -m experiments.speed.training_step [--record results/speed/training_step_cpu.json]
 
-Cost: 2 minutes a small network on 2 CPU cores. On a GPU half a minute of turns for each network, and the time to
-compile it; `--networks` and `--ways` make shorter runs of it.
+Cost: 2 minutes a small network on 2 CPU cores. On a GPU half a minute of turns for each network,
+and the time to compile it; `--networks` and `--ways` make shorter runs of it.
 Goal: ours faster than usual everywhere; end_to_end_share at least 0.95 (on 2 cores it is less: the
 loader takes one of them from the step).
 """
