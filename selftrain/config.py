@@ -491,7 +491,7 @@ def flatten(config: object) -> dict[str, Scalar]:
 
 def _leaves(config: object, prefix: str) -> Iterator[tuple[str, Scalar]]:
     # `object` stands for any config dataclass; typing has no public name for one.
-    for item in dataclasses.fields(config):  # type: ignore[arg-type]
+    for item in dataclasses.fields(config):  # type: ignore[arg-type]  # see above
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
             yield from _leaves(value, f"{prefix}{item.name}.")

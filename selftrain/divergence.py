@@ -82,7 +82,7 @@ class _Fetch:
         if state.is_cuda:
             self._state = torch.empty(state.shape, dtype=state.dtype, pin_memory=True)
             self._state.copy_(state, non_blocking=True)
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has none
             self._arrived.record(torch.cuda.current_stream(state.device))
 
     def read(self) -> Sight:

@@ -123,7 +123,7 @@ class Engine:
         labels = torch.zeros((count, side, side), dtype=torch.uint8, device=self.device)
         with autocast(self.device, self._machine.precision):
             outputs = compiled(images)
-        self._loss_sum(outputs, labels).backward()  # type: ignore[no-untyped-call]
+        self._loss_sum(outputs, labels).backward()  # type: ignore[no-untyped-call]  # torch has none
 
     def step(
         self,
@@ -164,7 +164,7 @@ class Engine:
                 loss_sum = self._loss_sum(outputs, part_labels, *part_confidence)
                 loss = mean_loss(loss_sum, weight)
                 # Averaging over ranks divides by their number again.
-                (loss * distributed.world_size()).backward()  # type: ignore[no-untyped-call]
+                (loss * distributed.world_size()).backward()  # type: ignore[no-untyped-call]  # torch has none
             total += loss.detach()
         norm = self._clip()
         self.optimizer.step()

@@ -34,6 +34,7 @@ from experiments.speed.turns import (
     Turn,
     device_name,
     make_training,
+    read_arguments,
     scenes_reader,
     synthetic_batch,
     take_turns,
@@ -43,7 +44,6 @@ from experiments.speed.turns import (
 from selftrain.config import MachineConfig, Scalar, TrainConfig, override
 from selftrain.data.cache_writing import build_raw_cache
 from selftrain.data.cached_frames import CachedFrames
-from selftrain.distributed import choose_device
 from selftrain.epochs import Epoch, plan_epochs
 from selftrain.schedules import SCHEDULES, expected_speedup
 from selftrain.train import Training
@@ -250,8 +250,6 @@ def measure(folder: Path, setting: Setting) -> dict[str, object]:
 
 def _parse() -> tuple[Setting, Path | None]:
     parser = argparse.ArgumentParser(description="Time the crop schedules against constant crops.")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="write the result as JSON")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--network", metavar="NAME-BACKBONE")
     parser.add_argument("--crop", type=int, help="side of the full crops in pixels")
     parser.add_argument("--batch", type=int, help="crops of a step at full size")
@@ -260,10 +258,7 @@ def _parse() -> tuple[Setting, Path | None]:
     parser.add_argument("--check-epochs", type=int)
     parser.add_argument("--check-steps", type=int, help="of an epoch of the check")
     parser.add_argument("--workers", type=int, help="of the loader; default: as in a training")
-    given = vars(parser.parse_args())
-    record = given.pop("record")
-    device = choose_device(given.pop("device"))
-    chosen = {name: value for name, value in given.items() if value is not None}
+    device, chosen, record = read_arguments(parser)
     return replace(default_setting(device), **chosen), record
 
 

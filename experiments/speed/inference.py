@@ -41,15 +41,16 @@ from experiments.speed.turns import (
     Turn,
     device_name,
     held_bytes,
+    is_there,
     peak_bytes,
+    read_arguments,
     synchronize,
     take_turns,
 )
 from selftrain import progress
 from selftrain.checkpoint import on_device
-from selftrain.distributed import choose_device
 from selftrain.inference import Predictor
-from selftrain.models import BACKBONES, NETWORKS, build_network
+from selftrain.models import BACKBONES, build_network
 
 CPU_NETWORKS = (
     "fast_scnn",
@@ -180,24 +181,13 @@ def measure(setting: Setting) -> dict[str, object]:
     return {**record, "machine": machine_facts()}
 
 
-def is_there(network: str) -> bool:
-    """Return whether this version has the network."""
-    name, _, backbone = network.partition("-")
-    return name in NETWORKS and (not backbone or backbone in BACKBONES)
-
-
 def _parse() -> tuple[Setting, Path | None]:
     parser = argparse.ArgumentParser(description="Time the labelling of images, in several ways.")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="write the result as JSON")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--networks", nargs="+", metavar="NAME-BACKBONE")
     parser.add_argument("--ways", nargs="+", choices=WAYS)
     parser.add_argument("--size", type=int, help="height of the image; it is twice as wide")
     parser.add_argument("--seconds", type=float, help="of turns, for each network")
-    given = vars(parser.parse_args())
-    record = given.pop("record")
-    device = choose_device(given.pop("device"))
-    chosen = {name: value for name, value in given.items() if value is not None}
+    device, chosen, record = read_arguments(parser)
     return replace(default_setting(device), **chosen), record
 
 

@@ -49,8 +49,10 @@ from experiments.speed.turns import (
     Way,
     device_name,
     held_bytes,
+    is_there,
     make_training,
     peak_bytes,
+    read_arguments,
     scenes_reader,
     synthetic_batch,
     take_turns,
@@ -64,8 +66,7 @@ from selftrain.data.cache_writing import build_raw_cache
 from selftrain.data.cached_frames import CachedFrames
 from selftrain.data.reader import Reader
 from selftrain.data.sample import Sample
-from selftrain.distributed import choose_device
-from selftrain.models import BACKBONES, NETWORKS, SegmentationNetwork
+from selftrain.models import SegmentationNetwork
 from selftrain.train import Training
 
 CPU_NETWORKS = ("fast_scnn", "deeplabv3plus-mobilenet_v2", "deeplabv3plus-resnext50_32x4d")
@@ -282,12 +283,6 @@ def measure(folder: Path, setting: Setting) -> dict[str, object]:
     return {**record, "machine": machine_facts()}
 
 
-def is_there(network: str) -> bool:
-    """Return whether this version has the network."""
-    name, _, backbone = network.partition("-")
-    return name in NETWORKS and (not backbone or backbone in BACKBONES)
-
-
 def _measure_fitting(
     network: str, samples: Sequence[Sample], reader: Reader, setting: Setting
 ) -> dict[str, object]:
@@ -304,8 +299,6 @@ def _measure_fitting(
 
 def _parse() -> tuple[Setting, Path | None]:
     parser = argparse.ArgumentParser(description="Time training steps, ours and the usual ones.")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="write the result as JSON")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--networks", nargs="+", metavar="NAME-BACKBONE")
     parser.add_argument("--ways", nargs="+", choices=(*CUDA_WAYS, "ours_checkpointed"))
     parser.add_argument("--crop", type=int, help="side of the crops in pixels")
@@ -313,10 +306,7 @@ def _parse() -> tuple[Setting, Path | None]:
     parser.add_argument("--seconds", type=float, help="of turns, for each network")
     parser.add_argument("--workers", type=int, help="of the loader; default: as in a training")
     parser.add_argument("--cache", action="store_true", default=None, help="feed from a raw cache")
-    given = vars(parser.parse_args())
-    record = given.pop("record")
-    device = choose_device(given.pop("device"))
-    chosen = {name: value for name, value in given.items() if value is not None}
+    device, chosen, record = read_arguments(parser)
     return replace(default_setting(device), **chosen), record
 
 

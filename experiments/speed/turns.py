@@ -1,5 +1,6 @@
 """Trainings to be timed, and the turns that they take."""
 
+import argparse
 import ctypes
 import gc
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -23,8 +25,10 @@ from selftrain.data.dataset import EpochBatches, SegmentationDataset, make_loade
 from selftrain.data.reader import Reader
 from selftrain.data.sample import Blob, Sample
 from selftrain.data.scenes import classes, write_split
+from selftrain.distributed import choose_device
 from selftrain.epochs import Epoch
 from selftrain.machine import count_workers
+from selftrain.models import BACKBONES, NETWORKS
 from selftrain.train import Training, TrainingData
 
 FRAMES = 16
@@ -266,3 +270,29 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu, {torch.get_num_threads()} threads"
+
+
+def is_there(network: str) -> bool:
+    """Return whether this version has the network."""
+    name, _, backbone = network.partition("-")
+    return name in NETWORKS and (not backbone or backbone in BACKBONES)
+
+
+def read_arguments(
+    parser: argparse.ArgumentParser,
+) -> tuple[torch.device, dict[str, Any], Path | None]:
+    """Read the command line of an experiment that has a setting for each kind of device.
+
+    Args:
+        parser: Knows the fields of the setting, all without a default; `--record` and `--device`
+            are added.
+
+    Returns:
+        The device, the fields that were given, and the file for the record.
+    """
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    given = vars(parser.parse_args())
+    record = given.pop("record")
+    device = choose_device(given.pop("device"))
+    return device, {name: value for name, value in given.items() if value is not None}, record

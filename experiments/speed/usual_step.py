@@ -29,7 +29,7 @@ class Usual:
         self.network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
         self.images = network.normalize(batch[0].to(self.device)).cpu().contiguous()
         self._labels = batch[1].long()
-        self.network.normalize = _as_it_is  # type: ignore[method-assign]
+        self.network.normalize = _as_it_is  # type: ignore[method-assign]  # on this copy
         self._amp = amp
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=amp)
         self._optimizer = torch.optim.SGD(
@@ -56,7 +56,7 @@ class Usual:
             logits = self.network(images)
             loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX)
         self._optimizer.zero_grad()
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has none
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._scheduler.step()

@@ -82,6 +82,7 @@ class FileDigests:
 
 
 def _key(path: Path, status: os.stat_result) -> tuple[str, int, int]:
+    # Path has no such function that leaves links alone.
     return os.path.abspath(path), status.st_size, status.st_mtime_ns  # noqa: PTH100
 
 
