@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: setup demo test test-gpu check format ui tables clean
+.PHONY: setup demo test test-gpu torture check format ui tables clean
 
 setup: $(VENV)/installed
 
@@ -25,6 +25,9 @@ test: setup
 
 test-gpu: setup
 	$(BIN)/pytest tests/gpu
+
+torture: setup
+	$(BIN)/pytest -m torture
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -24,3 +24,15 @@ def from_worker(error: InputError) -> InputError:
 
 class Stopped(Exception):
     """A training is not worth going on with: its checkpoint is kept, its run ends as KILLED."""
+
+
+class Terminated(KeyboardInterrupt):
+    """The system or the user asks this process to end (SIGTERM, SIGINT): what it has is kept.
+
+    Not an `Exception`, so that nobody who mends errors takes it for one.
+    """
+
+    def __init__(self, number: int) -> None:
+        """Remember the signal's number."""
+        super().__init__(number)
+        self.signal = number
