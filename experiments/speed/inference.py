@@ -19,7 +19,7 @@ At the end, what a 4096x2048 image needs: the labels of one, each way in a proce
 
     python -m experiments.speed.inference [--record results/speed/inference.json]
 
-Cost: less than 10 minutes on 2 CPU cores.
+Cost: 6 minutes on 2 CPU cores.
 Expected: windows cost the share of pixels that they see twice, and hold less memory than the
 whole; a 4096x2048 image needs under 3 GB, also whole where the network is a small one.
 """

@@ -15,7 +15,7 @@ made-up set and choosing thresholds for all classes by each rule takes.
     python -m experiments.speed.pseudo_label --record results/speed/pseudo_label.json
     python -m experiments.speed.pseudo_label --network deeplabv3plus-mobilenet_v2
 
-Cost: 8 minutes on 2 CPU cores. Expected: with a network of which a frame takes long the share is
+Cost: 11 minutes on 2 CPU cores. Expected: with a network of which a frame takes long the share is
 near 1. Fast-SCNN on a GPU is faster than the cores decode and encode.
 """
 
