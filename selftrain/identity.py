@@ -16,7 +16,7 @@ FOR_PSEUDO_LABELS = ("select.", "strong.", "sampling.scope", "loss.confidence_ga
 """Beginnings of the knobs of a training that say nothing where it has no pseudo labels."""
 
 
-def set_knobs(config: object) -> dict[str, Scalar]:
+def changed_knobs(config: object) -> dict[str, Scalar]:
     """Return the knobs that are not at their defaults."""
     defaults = flatten(type(config)())
     return {knob: value for knob, value in flatten(config).items() if value != defaults[knob]}
@@ -29,7 +29,7 @@ def decides_training(config: TrainConfig) -> dict[str, Scalar]:
     if config.data.pseudo_ratio == 0:
         defaults = flatten(TrainConfig())
         neutral |= {k: v for k, v in defaults.items() if k.startswith(FOR_PSEUDO_LABELS)}
-    values = set_knobs(override(config, neutral))
+    values = changed_knobs(override(config, neutral))
     weights = Path(config.network.backbone_weights)
     if weights.is_file():
         digest = hashlib.blake2b(weights.read_bytes(), digest_size=8).hexdigest()
@@ -45,4 +45,4 @@ def decides_labels(config: PseudoLabelConfig) -> dict[str, Scalar]:
     plain = dataclasses.replace(
         config, teacher="none", measure=False, shard="all", allow_labelled=False
     )
-    return set_knobs(plain)
+    return changed_knobs(plain)

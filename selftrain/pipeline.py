@@ -20,7 +20,7 @@ from selftrain.data.pseudo_labels import PseudoLabelSet
 from selftrain.datasets import OpenData, open_data
 from selftrain.errors import InputError
 from selftrain.evaluate import evaluate
-from selftrain.identity import decides_labels, decides_training, set_knobs
+from selftrain.identity import changed_knobs, decides_labels, decides_training
 from selftrain.knobs import Scalar, flatten, override
 from selftrain.machine import count_workers, describe
 from selftrain.prepare import prepare, scan_splits
@@ -63,6 +63,8 @@ class Pipeline:
     """Counts the students in a row (Config.rounds)."""
     on_dev: OnDev | None = None
     """Told what a student reaches on dev while it is trained; may raise `Stopped`."""
+    opened: OpenData | None = None
+    """The benchmark's samples, where another round has them already."""
 
     @property
     def outputs(self) -> Path:
@@ -72,7 +74,7 @@ class Pipeline:
     @cached_property
     def data(self) -> OpenData:
         """The benchmark's samples."""
-        return open_data(self.config)
+        return self.opened or open_data(self.config)
 
     @cached_property
     def prepared(self) -> Product:
@@ -269,8 +271,9 @@ class Pipeline:
         return self._train(control_config(self.config.student), "control", "student")
 
     def _next_round(self, student: Product) -> Product:
-        following = dataclasses.replace(self, promoted=student, round=self.round + 1)
-        following.__dict__["data"] = self.data  # opened once
+        following = dataclasses.replace(
+            self, promoted=student, round=self.round + 1, opened=self.data
+        )
         return following.student
 
     def _in_round(self, title: str) -> str:
@@ -301,7 +304,7 @@ class Pipeline:
 
         identity = {
             **data.inputs(),
-            **set_knobs(dataclasses.replace(config, model="none")),
+            **changed_knobs(dataclasses.replace(config, model="none")),
             "model": model.key,
             "evaluation": data.evaluation_digests,
             **({"to submit": data.to_submit_digest} if config.submission else {}),

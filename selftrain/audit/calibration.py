@@ -6,18 +6,15 @@ therefore stands for the middle of what falls on it; level 255 means 1.
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from selftrain.data.histogram import count_values
 from selftrain.labels import IGNORE_INDEX
 
 LEVELS = 256
 ECE_BINS = 15
 """Equal bins of the confidence from 0 to 1: 17 levels each, and level 255 in the last."""
-
-_EXACT = 2**24
-"""Pixels that OpenCV's histogram counts exactly."""
 
 Counts = NDArray[np.int64]
 
@@ -46,22 +43,12 @@ class LevelCounts:
             label: (H, W), predicted: 0..K-1 and 255.
             confidence: (H, W) of the prediction.
         """
-        rows = max(1, _EXACT // max(label.shape[1], 1))
-        for top in range(0, label.shape[0], rows):
-            strip = slice(top, top + rows)
-            labels = label[strip]
-            # Unlabelled pixels lie behind the last bin.
-            codes = np.multiply(labels, LEVELS, dtype=np.uint16)
-            codes += confidence[strip]
-            is_right = np.equal(truth[strip], labels)
-            known = np.not_equal(truth[strip], IGNORE_INDEX)
-            self.right += self._histogram(codes, known & is_right)
-            self.wrong += self._histogram(codes, known & ~is_right)
-
-    def _histogram(self, codes: NDArray[np.uint16], where: NDArray[np.bool_]) -> Counts:
-        bins = self.right.size
-        counts = cv2.calcHist([codes], [0], where.view(np.uint8), [bins], [0, bins])
-        return np.asarray(counts.reshape(self.right.shape).astype(np.int64))
+        # Unlabelled pixels lie behind the last bin.
+        codes = np.multiply(label, LEVELS, dtype=np.uint16)
+        codes += confidence
+        is_right, is_known = truth == label, truth != IGNORE_INDEX
+        for counts, where in ((self.right, is_right), (self.wrong, ~is_right)):
+            counts += count_values([codes], [counts.size], where & is_known).reshape(counts.shape)
 
     def merge(self, other: "LevelCounts") -> None:
         """Add the counts of other images."""

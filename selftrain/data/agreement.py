@@ -1,13 +1,10 @@
 """How far other answers agree with a pseudo label (ST++, Yang et al. 2022)."""
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from selftrain.data.histogram import count_values
 from selftrain.labels import IGNORE_INDEX
-
-_EXACT = 2**24
-"""OpenCV counts in float32, which holds every integer up to this one."""
 
 
 def measure_agreement(
@@ -30,12 +27,7 @@ def measure_agreement(
 
 
 def _miou(label: NDArray[np.uint8], judge: NDArray[np.uint8], num_classes: int) -> float:
-    counts = np.zeros((num_classes, num_classes))
-    bins, ranges = [num_classes] * 2, [0, num_classes] * 2  # 255 lies in none
-    step = max(1, _EXACT // label.shape[1])
-    for top in range(0, len(label), step):
-        maps = [label[top : top + step], judge[top : top + step]]
-        counts += cv2.calcHist(maps, [0, 1], None, bins, ranges)
+    counts = count_values([label, judge], [num_classes] * 2)  # 255 is left out
     both = counts.diagonal()
     either = counts.sum(axis=0) + counts.sum(axis=1) - both
     shown = either > 0

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from selftrain.data.centroids import tile_centroids
 from selftrain.data.digests import digest_file
+from selftrain.data.histogram import count_values
 from selftrain.data.quarter import enlarge, quarter_shape, shrink
 from selftrain.data.sample import Sample
 from selftrain.errors import InputError
@@ -28,7 +29,6 @@ _PNG = [
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
 ]
-_EXACT = 2**24  # calcHist counts in float32
 _BIN_OF_LEVEL = (np.searchsorted(BIN_STARTS, np.arange(256), side="right") - 1).astype(np.uint8)
 
 
@@ -134,7 +134,7 @@ def _describe(
     agreed: list[int] = []
     if item.agreed is not None:
         where = np.where(item.agreed, label, IGNORE_INDEX).astype(np.uint8)
-        agreed = _count([where], [form.num_classes]).tolist()
+        agreed = count_values([where], [form.num_classes]).tolist()
     centroids = tile_centroids(label, num_classes=form.num_classes, tile=form.tile)
     return {
         "height": label.shape[0],
@@ -151,19 +151,7 @@ def count_confidence(
 ) -> NDArray[np.int64]:
     """Count an image's pixels by class and bin of the confidence: (K, len(BIN_STARTS))."""
     bins = cv2.LUT(confidence, _BIN_OF_LEVEL)
-    return _count([label, np.asarray(bins, dtype=np.uint8)], [num_classes, len(BIN_STARTS)])
-
-
-def _count(maps: list[NDArray[np.uint8]], sizes: list[int]) -> NDArray[np.int64]:
-    """Count pixels by their values in maps of one shape; values beyond the sizes are left out."""
-    ranges = [edge for size in sizes for edge in (0, size)]
-    total = np.zeros(sizes, dtype=np.int64)
-    rows = max(1, _EXACT // maps[0].shape[1])
-    for top in range(0, maps[0].shape[0], rows):
-        strips = [array[top : top + rows] for array in maps]
-        counts = cv2.calcHist(strips, list(range(len(maps))), None, sizes, ranges)
-        total += counts.reshape(sizes).astype(np.int64)
-    return total
+    return count_values([label, np.asarray(bins, dtype=np.uint8)], [num_classes, len(BIN_STARTS)])
 
 
 def _encode(array: NDArray[np.uint8]) -> bytes:

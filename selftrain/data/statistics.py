@@ -2,28 +2,18 @@
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from selftrain.data.histogram import count_values
 from selftrain.data.reader import Reader
 from selftrain.data.sample import Sample
-
-_EXACT = 2**24
-"""Pixels that OpenCV's histogram counts exactly."""
 
 
 def count_label(label: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
     """Return the pixels of each class in a label map (H, W): (num_classes,)."""
-    # OpenCV counts in a fifth of np.bincount's time and without the interpreter's lock, but into
-    # float32, which is exact up to 2^24: in strips.
-    total = np.zeros(256, dtype=np.int64)
-    rows = max(1, _EXACT // max(label.shape[1], 1))
-    for top in range(0, label.shape[0], rows):
-        strip = label[top : top + rows]
-        total += cv2.calcHist([strip], [0], None, [256], [0, 256]).ravel().astype(np.int64)
-    return total[:num_classes]
+    return count_values([label], [256])[:num_classes]
 
 
 def count_pixels(samples: Sequence[Sample], reader: Reader) -> NDArray[np.int64]:

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from selftrain.data import agreement
 from selftrain.data.agreement import measure_agreement
 from selftrain.labels import IGNORE_INDEX
 
@@ -69,11 +68,3 @@ def test_nobody_agrees_where_nothing_is_labelled() -> None:
     measured, agreed = measure_agreement(label, np.zeros((1, 2, 3), dtype=np.uint8), num_classes=2)
     assert measured == 0
     assert not agreed.any()
-
-
-def test_a_large_image_is_counted_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    label, answers = draw(5, num_classes=3, judges=2)
-    whole = measure_agreement(label, answers, num_classes=3)
-    monkeypatch.setattr(agreement, "_EXACT", 2)
-    assert len(label) > 1
-    assert measure_agreement(label, answers, num_classes=3)[0] == whole[0]

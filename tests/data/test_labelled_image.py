@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from label_sets import FORM, TILE, labelled_images, soft_maps
 
-from selftrain.data import labelled_image
 from selftrain.data.centroids import tile_centroids
 from selftrain.data.digests import digest_file
 from selftrain.data.labelled_image import (
@@ -84,15 +83,6 @@ def test_every_level_is_counted_in_its_bin(level: int, num_classes: int) -> None
     (place,) = np.flatnonzero(counts.sum(axis=0))
     assert [*BIN_STARTS, 256][place] <= level < [*BIN_STARTS, 256][place + 1]
     assert (counts[:, place] == 3).all()
-
-
-def test_a_large_image_is_counted_exactly(
-    item: LabelledImage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One too large to count at once is counted in strips."""
-    monkeypatch.setattr(labelled_image, "_EXACT", 100)
-    counts = count_confidence(item.label, item.confidence, 3)
-    np.testing.assert_array_equal(counts, by_bin(item.label, item.confidence, 3))
 
 
 def test_a_quarter_of_the_confidence_is_counted_as_it_will_be_read(item: LabelledImage) -> None:
