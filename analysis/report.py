@@ -27,6 +27,7 @@ from selftrain import progress, tracking
 from selftrain.benchmarks import benchmark as require_benchmark
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
+from selftrain.machine import enough_memory, enough_space
 from selftrain.page import render
 
 PAGE = "report.html"
@@ -209,6 +210,7 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        with enough_memory(), enough_space():
+            main(sys.argv[1:])
     except InputError as error:
         sys.exit(f"error: {error}")

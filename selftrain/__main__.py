@@ -1,5 +1,6 @@
 """`python -m selftrain STAGE --dotted.path value ...`: run a stage and all that it needs."""
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -7,25 +8,27 @@ from pathlib import Path
 
 from pandas import DataFrame
 
-from selftrain import comparison, distributed, progress, tracking
+from selftrain import comparison, distributed, progress, signals, tracking
 from selftrain import inspect_pseudo_labels as inspection
 from selftrain.checkpoint import CARD, NETWORK
 from selftrain.command_line import parse
 from selftrain.config import Config
 from selftrain.data.digests import digest_samples
 from selftrain.data.pseudo_labels import PseudoLabelSet
-from selftrain.errors import InputError
+from selftrain.errors import InputError, Terminated, printable
 from selftrain.evaluate import read_metrics
 from selftrain.export import export
+from selftrain.files import is_folder
 from selftrain.knobs import flatten
 from selftrain.launch import launch, needs_launch
-from selftrain.machine import count_workers, describe, enough_memory
+from selftrain.machine import count_workers, describe, enough_memory, enough_space
 from selftrain.pipeline import Pipeline
 from selftrain.predict import list_pictures, predict
 from selftrain.prepare import say_summary
 from selftrain.sources import export_scenes
 from selftrain.stage import PRODUCT, Product
 from selftrain.study import run_study
+from selftrain.sync import sync
 
 Action = Callable[[Pipeline, tracking.Run], None]
 
@@ -100,7 +103,7 @@ def _inspect(pipeline: Pipeline, run: tracking.Run) -> None:
 
 def _find_set(name: str, temporary: Path) -> Path:
     """Return the folder of a set named as a folder, a run id, or an MLflow URI."""
-    if Path(name).is_dir():
+    if is_folder(name):
         return Path(name)
     if name == "none":
         raise InputError("inspect_pseudo_labels.labels is not set: name a run id or a folder.")
@@ -148,11 +151,12 @@ def _predict(pipeline: Pipeline, run: tracking.Run) -> None:
 
 def _find_model(knob: str, name: str, temporary: Path) -> Path:
     """Return the folder of a network named as a folder, a run id, or an MLflow URI."""
-    if (Path(name) / CARD).is_file():
+    has_folder = is_folder(name)
+    if has_folder and (Path(name) / CARD).is_file():
         return Path(name)
     if name == "none":
         raise InputError(f"{knob} is not set: name runs:/ID, models:/NAME or a folder.")
-    if Path(name).is_dir():
+    if has_folder:
         raise InputError(f"{knob} = {name} holds no network: {CARD} is missing.")
     if ":/" not in name:
         name = f"runs:/{tracking.finished(name).run_id}"
@@ -272,7 +276,12 @@ def run(argv: Sequence[str]) -> None:
     Raises:
         InputError: the user can mend it.
     """
-    stage, config = parse(argv, {name: str(action.__doc__) for name, action in ACTIONS.items()})
+    lines = {name: str(action.__doc__) for name, action in ACTIONS.items()}
+    stage, config = parse(argv, {**lines, "sync": "Deliver what waits for the tracking store."})
+    outputs, patience = config.machine.outputs, config.machine.tracking_patience
+    if stage == "sync":  # no stage of the pipeline, and no run
+        sync(outputs, patience)
+        return
     # A sweep's workers are commands of their own, one process each: it says so itself.
     if stage != "sweep" and needs_launch(config.machine.processes):
         distributed.require_devices(config.machine.device, config.machine.processes)
@@ -280,23 +289,33 @@ def run(argv: Sequence[str]) -> None:
     device = distributed.choose_device(config.machine.device)
     with distributed.process_group(device):
         if distributed.rank() == 0:
-            tracking.connect()
+            tracking.connect(outputs, patience)
             distributed.barrier()
             with tracking.parent_run(stage) as parent:
                 ACTIONS[stage](Pipeline(config), parent)
         else:
             distributed.barrier()
-            tracking.connect()
+            tracking.connect(outputs, patience)
             ACTIONS[stage](Pipeline(config), tracking.SILENT)
 
 
 def main() -> None:
-    """Run a command; a mistake of the user's ends in one sentence and exit code 1."""
+    """Run a command; a mistake of the user's ends in one sentence and exit code 1.
+
+    A signal that asks it to end does so with a line, and with 128 and the signal's number.
+    """
     try:
-        with distributed.told_once(), enough_memory():
+        with signals.heard(), distributed.told_once(), enough_memory(), enough_space():
             run(sys.argv[1:])
+        return
     except InputError as error:
-        sys.exit(f"error: {error}")
+        ended: str | int = f"error: {printable(error)}"
+    except Terminated as error:
+        ended = 128 + error.signal
+        if os.environ.get("RANK", "0") == "0":
+            print(error, file=sys.stderr)
+    # Not above: what the error holds, as a loader and its processes, ends before Python does.
+    sys.exit(ended)
 
 
 if __name__ == "__main__":

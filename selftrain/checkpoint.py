@@ -1,10 +1,12 @@
 """Networks and interrupted trainings on disk.
 
 A finished network is `weights.safetensors` and `model.json`; an interrupted training is
-`checkpoint.pt`. Neither is ever unpickled.
+`checkpoint.pt`, and the one before it `checkpoint.older.pt`: each begins with a digest of its
+bytes. None is ever unpickled.
 """
 
 import dataclasses
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -18,10 +20,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from selftrain import distributed, progress
 from selftrain.data.sample import ClassTable
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
-from selftrain.models import SegmentationNetwork, build_network
+from selftrain.models import BACKBONES, NETWORKS, SegmentationNetwork, build_network
 from selftrain.models.weights import load_fitting
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -32,7 +35,9 @@ AUXILIARY = "auxiliary."
 """Beginning of the names of an auxiliary head's weights."""
 SNAPSHOTS = "snapshots"
 """Name of the folder, beside a network, that holds the networks it was on the way."""
-WEIGHTS, CARD, CHECKPOINT = "weights.safetensors", "model.json", "checkpoint.pt"
+WEIGHTS, CARD = "weights.safetensors", "model.json"
+CHECKPOINT, OLDER = "checkpoint.pt", "checkpoint.older.pt"
+_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,31 @@ class ModelCard:
     def class_table(self) -> ClassTable:
         """Return names and colours as the readers know them."""
         return ClassTable(tuple(self.classes), tuple((r, g, b) for r, g, b in self.colors))
+
+    def require_sound(self) -> None:
+        """Raise ValueError unless a network can be built by what stands here: it was in a file."""
+
+        def is_whole(value: object, low: int, high: int) -> bool:
+            return type(value) is int and low <= value <= high
+
+        def is_color(value: object) -> bool:
+            parts = value if isinstance(value, list) else []
+            return len(parts) == 3 and all(is_whole(part, 0, 255) for part in parts)
+
+        classes = self.classes if isinstance(self.classes, list) else []
+        colors = self.colors if isinstance(self.colors, list) else []
+        sound = {
+            "network": self.network in NETWORKS,
+            "backbone": self.backbone in BACKBONES,
+            "output_stride": is_whole(self.output_stride, 8, 32),
+            "head_channels": is_whole(self.head_channels, 1, 2**16),
+            "classes": 1 <= len(classes) <= 255 and all(isinstance(it, str) for it in classes),
+            "colors": len(colors) == len(classes) and all(map(is_color, colors)),
+            "scale": isinstance(self.scale, int | float) and 0 < self.scale <= 1000,
+            "short_side": is_whole(self.short_side, 0, 2**20),
+        }
+        if wrong := [f"{name} = {getattr(self, name)!r}" for name, ok in sound.items() if not ok]:
+            raise ValueError(f"{wrong[0][:100]} cannot be")
 
 
 def save_network(folder: Path, network: nn.Module, card: ModelCard) -> None:
@@ -88,13 +118,15 @@ def load_card(folder: Path) -> ModelCard:
     """
     path = folder / CARD
     try:
-        return ModelCard(**json.loads(path.read_bytes()))
+        card = ModelCard(**json.loads(path.read_bytes()))
+        card.require_sound()
     except OSError as error:
         raise InputError(f"{folder} holds no network: {CARD} is missing.") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} is damaged ({error}): copy or train the network again."
         ) from error
+    return card
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -181,21 +213,87 @@ def require_same_classes(found: Sequence[str], wanted: Sequence[str], what: str)
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write the state of a training, atomically."""
-    buffer = io.BytesIO()
+    """Write the state of a training, and keep the one that was written before it.
+
+    Raises:
+        InputError: it cannot be written; one of those before is still there, whole.
+    """
+    buffer = io.BytesIO(bytes(_DIGEST_BYTES))
+    buffer.seek(_DIGEST_BYTES)
     torch.save(state, buffer)
-    write_atomically(folder / CHECKPOINT, buffer.getvalue())
+    digest = _digest(buffer.getbuffer()[_DIGEST_BYTES:])
+    buffer.seek(0)
+    buffer.write(digest)
+    path = folder / CHECKPOINT
+    try:
+        if path.exists():
+            path.replace(folder / OLDER)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be renamed ({error.strerror}): choose a folder that you may write to."
+        ) from error
+    write_atomically(path, buffer.getvalue())
 
 
 def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """Read the state of an interrupted training, or None where there is none."""
-    path = folder / CHECKPOINT
-    if not path.exists():
+    """Read the state of an interrupted training, or None where there is none.
+
+    Where the newest is damaged it is deleted, with a warning, and the one before it is read.
+
+    Raises:
+        InputError: all that there are are damaged, or cannot be read.
+    """
+    damaged: list[Path] = []
+    for path in (folder / CHECKPOINT, folder / OLDER):
+        data = _read(path)
+        if data is None:
+            continue
+        state = _unpack(data, device)
+        if state is None:
+            damaged.append(path)
+            continue
+        if damaged:
+            progress.say(f"warning: {damaged[0]} is damaged: {path.name}, the one before, is read")
+            if distributed.rank() == 0:  # or the next one would take the place of the whole one
+                damaged[0].unlink(missing_ok=True)
+        return state
+    if not damaged:
+        return None
+    are, them = ("is", "it") if len(damaged) == 1 else ("are", "them")
+    raise InputError(
+        f"{' and '.join(map(str, damaged))} {are} damaged: delete {them}, and the training starts "
+        "from the first epoch."
+    )
+
+
+def drop_older_checkpoint(folder: Path) -> None:
+    """Delete the older checkpoint of a training that has ended."""
+    (folder / OLDER).unlink(missing_ok=True)
+
+
+def _digest(data: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}): make it readable, or delete it, and the "
+            "training starts from the first epoch."
+        ) from error
+
+
+def _unpack(data: bytes, device: torch.device) -> dict[str, Any] | None:
+    """Return the state in a checkpoint's bytes; None unless they are as they were written."""
+    body = data[_DIGEST_BYTES:]
+    if _digest(body) != data[:_DIGEST_BYTES]:
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # zipfile, pickle and torch each raise their own kinds
-        raise InputError(
-            f"{path} is damaged: delete it, and the training starts from the first epoch."
-        ) from error
-    return state
+        state = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+    except Exception:  # zipfile, pickle and torch each raise their own kinds
+        return None
+    return state if isinstance(state, dict) else None

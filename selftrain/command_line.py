@@ -15,7 +15,11 @@ import tyro
 from selftrain.benchmarks import BENCHMARKS, benchmark
 from selftrain.config import POOLS, Config
 from selftrain.errors import InputError
+from selftrain.files import is_folder
 from selftrain.knobs import Scalar, check_known, flatten, override
+
+LONGEST = 4000
+"""Characters of a value that is a text: a path can have no more."""
 
 
 def parse(argv: Sequence[str], stages: Mapping[str, str]) -> tuple[str, Config]:
@@ -31,6 +35,9 @@ def parse(argv: Sequence[str], stages: Mapping[str, str]) -> tuple[str, Config]:
         InputError: a stage or knob is unknown, a value is missing, of a wrong type or out of range.
         SystemExit: help was asked for and printed.
     """
+    for word in argv:
+        if not _is_text(word):
+            raise InputError(f"{word!r} is not valid UTF-8: give names that are, or rename files.")
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview(stages))
         raise SystemExit(0)
@@ -46,6 +53,11 @@ def parse(argv: Sequence[str], stages: Mapping[str, str]) -> tuple[str, Config]:
     for path in texts:
         check_known(path, known)
     return stage, override(config, {k: _value(k, v, types[k]) for k, v in texts.items()})
+
+
+def _is_text(word: str) -> bool:
+    # What is no UTF-8 comes as lone surrogates, which nothing can store.
+    return not any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
 def _overview(stages: Mapping[str, str]) -> str:
@@ -116,7 +128,7 @@ def _spell_pool(texts: dict[str, str]) -> dict[str, str]:
     pool, others = texts["pool"], {path: it for path, it in texts.items() if path != "pool"}
     if set(pool.split("+")) <= set(POOLS):
         return {"data.pool": pool, **others}
-    if not Path(pool).is_dir():
+    if not is_folder(pool):
         raise InputError(
             f"pool = {pool!r} is neither a folder nor one of {', '.join(POOLS)}: name one of them."
         )
@@ -145,6 +157,9 @@ def _value(path: str, text: str, wanted: Any) -> Scalar:
     if get_origin(wanted) is Literal:
         wanted = type(get_args(wanted)[0])
     if wanted in (str, Path):
+        if not text or len(text) > LONGEST:
+            length = "nothing" if not text else f"{len(text)} characters long"
+            raise InputError(f"{path} is {length}: give a text of 1 to {LONGEST} characters.")
         return wanted(text)  # type: ignore[no-any-return]  # str or Path, which mypy cannot know
     try:
         return int(text) if wanted is int else _number(text)

@@ -48,8 +48,9 @@ class ScenesConfig:
     """Decides every scene; another seed is another city."""
 
     def __post_init__(self) -> None:
-        for name in ("images", "dev", "test"):
-            _require_positive(name, getattr(self, name))
+        for name in ("images", "dev", "test"):  # beyond, splits would share scenes
+            count = getattr(self, name)
+            _require(1 <= count <= 1_000_000, name, count, "1 to 1,000,000")
         drawable = 64 <= self.width <= 2048 and self.width % 2 == 0
         _require(drawable, "width", self.width, "an even number from 64 to 2048")
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
@@ -92,7 +93,7 @@ class DataConfig:
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
 
     def __post_init__(self) -> None:
-        _require_positive("scale", self.scale)
+        _require(0 < self.scale <= 16, "scale", self.scale, "above 0 to 16")
         _require(self.tile >= 8, "tile", self.tile, "8 pixels or more")
         share = 0 < self.labelled_fraction <= 1
         _require(share, "labelled_fraction", self.labelled_fraction, "above 0 to 1")
@@ -144,8 +145,8 @@ class NetworkConfig:
     .pth or .safetensors file, or another training as runs:/ID or models:/NAME@ALIAS [choice]."""
 
     def __post_init__(self) -> None:
-        wide = self.head_channels >= 8
-        _require(wide, "head_channels", self.head_channels, "8 or more")
+        wide = 8 <= self.head_channels <= 65536
+        _require(wide, "head_channels", self.head_channels, "8 to 65536")
         # What cannot be built is said before the first stage, not hours later before the student.
         second = not self.auxiliary or (
             self.name == "pspnet" and self.backbone.startswith(("resnet", "resnext"))
@@ -167,7 +168,7 @@ class EpochConfig:
     """Pseudo-labelled crops for each real crop; 0 trains on real labels alone [deck]."""
 
     def __post_init__(self) -> None:
-        _require_positive("repeat", self.repeat)
+        _require(0 < self.repeat <= 1e6, "repeat", self.repeat, "above 0 to 1,000,000")
         in_range = 0 <= self.pseudo_ratio <= 1000
         _require(in_range, "pseudo_ratio", self.pseudo_ratio, "0 to 1000")
 
@@ -262,9 +263,9 @@ class CropConfig:
     """Grow batch and learning rate as the crop shrinks, so that a step sees as many pixels."""
 
     def __post_init__(self) -> None:
-        _require(self.size >= 32, "size", self.size, "32 pixels or more")
+        _require(32 <= self.size <= 16384, "size", self.size, "32 to 16384 pixels")
         _require_share("warm_up", self.warm_up)
-        _require(self.cycles >= 1, "cycles", self.cycles, "1 or more")
+        _require(1 <= self.cycles <= 10_000, "cycles", self.cycles, "1 to 10,000")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,7 +361,8 @@ class OptimConfig:
         decays = 0 <= self.weight_decay < 1
         _require(decays, "weight_decay", self.weight_decay, "0 to below 1")
         _require_positive("power", self.power)
-        _require(self.batch_size >= 2, "batch_size", self.batch_size, "2 or more")
+        several = 2 <= self.batch_size <= 65536
+        _require(several, "batch_size", self.batch_size, "2 to 65536")
         _require(self.accumulate >= 1, "accumulate", self.accumulate, "1 or more")
         _require(0 <= self.ema < 1, "ema", self.ema, "0 to below 1")
         clips = self.clip_norm >= 0 and math.isfinite(self.clip_norm)
@@ -392,7 +394,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        _require(1 <= self.epochs <= 1_000_000, "epochs", self.epochs, "1 to 1,000,000")
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
         _require(self.eval_every >= 1, "eval_every", self.eval_every, "1 or more")
         fewer = 0 <= self.snapshots < self.epochs
@@ -528,7 +530,8 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         for side in ("height", "width"):
-            _require(getattr(self, side) >= 32, side, getattr(self, side), "32 pixels or more")
+            length = getattr(self, side)
+            _require(32 <= length <= 16384, side, length, "32 to 16384 pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -588,6 +591,8 @@ class MachineConfig:
     """Folder of the pool's files, where data.pool is mapillary, bdd100k or folder."""
     outputs: Path = Path("outputs")
     """Folder for the stages' products, one folder a key."""
+    tracking_patience: int = 60
+    """Seconds to wait for a tracking store that went away, where nothing goes on without it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
     processes: int = 1
@@ -600,10 +605,17 @@ class MachineConfig:
     """Compile the network by torch.compile: minutes at first, faster steps after."""
     checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, more time."""
+    checkpoint_minutes: float = 10.0
+    """A training's state is kept so often inside an epoch too; 0: at the ends of epochs alone."""
 
     def __post_init__(self) -> None:
-        _require(self.workers >= -1, "workers", self.workers, "-1 or more")
-        _require(self.processes >= 1, "processes", self.processes, "1 or more")
+        minutes = self.checkpoint_minutes
+        is_time = minutes >= 0 and math.isfinite(minutes)
+        _require(is_time, "checkpoint_minutes", minutes, "0 or more")
+        _require(-1 <= self.workers <= 1024, "workers", self.workers, "-1 to 1024")
+        _require(1 <= self.processes <= 1024, "processes", self.processes, "1 to 1024")
+        patience = self.tracking_patience
+        _require(0 <= patience <= 86400, "tracking_patience", patience, "0 to 86400")
 
 
 @dataclass(frozen=True, kw_only=True)

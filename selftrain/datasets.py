@@ -23,6 +23,7 @@ from selftrain.data.digests import FileDigests, digest_samples
 from selftrain.data.reader import Reader
 from selftrain.data.sample import Sample, Splits
 from selftrain.data.statistics import count_pixels
+from selftrain.files import remove_leftovers
 from selftrain.sources import open_splits
 
 
@@ -145,4 +146,5 @@ def open_data(config: Config) -> OpenData:
         InputError: files are missing or not laid out as the data set's reader expects.
     """
     cache = config.machine.outputs / "cache"
+    remove_leftovers(cache)
     return OpenData(config.data, open_splits(config, cache), cache)

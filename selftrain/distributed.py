@@ -108,6 +108,14 @@ def broadcast(value: T) -> T:
     return box[0]
 
 
+def gather(value: T) -> list[T]:
+    """Return every rank's value, in the order of the ranks, on every rank."""
+    found = [value] * world_size()
+    if dist.is_initialized():
+        dist.all_gather_object(found, value)
+    return found
+
+
 def share(tensors: Iterable[torch.Tensor]) -> None:
     """Overwrite tensors on every rank with rank 0's."""
     for tensor in tensors if dist.is_initialized() else ():

@@ -1,8 +1,9 @@
 """Has a loss or a gradient stopped being a number? Found without making the device wait."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class Watch:
         # First bad step or infinity, its loss. float64 counts steps exactly.
         self._first = torch.tensor([math.inf, 0.0], dtype=torch.float64, device=device)
         self._steps = 0
-        self._under_way: _Fetch | None = None
+        self._under_way: tuple[Fetch, int] | None = None
 
     def note(self, loss: Tensor, norm: Tensor) -> None:
         """Take in a step: its loss and the norm of its gradient, scalars on the device."""
@@ -58,26 +59,40 @@ class Watch:
         """
         before, self._under_way = self._under_way, self._fetch()
         if not self._first.is_cuda:
-            return self._under_way.read()
-        return before.read() if before is not None else None
+            return _sight(*self._under_way)
+        return _sight(*before) if before is not None else None
+
+    def state(self) -> dict[str, Any]:
+        """Return what `load_state` needs to go on from here in another process."""
+        return {"total": self._total, "first": self._first, "steps": self._steps}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what another watch has seen."""
+        self._total.copy_(state["total"])
+        self._first.copy_(state["first"])
+        self._steps = int(state["steps"])
 
     def look(self) -> Sight:
         """Wait for the device and return all; all ranks must call this together."""
-        return self._fetch().read()
+        return _sight(*self._fetch())
 
-    def _fetch(self) -> "_Fetch":
+    def _fetch(self) -> "tuple[Fetch, int]":
         first = self._first.clone()
         # DDP leaves each rank the same gradient and the loss is summed: that they agree is no
         # news, but if they did not, the others would wait for the one that stops.
         distributed.least_over_ranks(first[0])
-        return _Fetch(torch.cat([first, self._total.to(first.dtype)[None]]), self._steps)
+        return Fetch(torch.cat([first, self._total.to(first.dtype)[None]])), self._steps
 
 
-class _Fetch:
-    """Three numbers on their way from the device: first bad step, its loss, total loss."""
+def _sight(fetch: "Fetch", steps: int) -> Sight:
+    bad_step, bad_loss, total = fetch.read()
+    return Sight(total / max(steps, 1), None if math.isinf(bad_step) else int(bad_step), bad_loss)
 
-    def __init__(self, state: Tensor, steps: int) -> None:
-        self._steps = steps
+
+class Fetch:
+    """A few numbers on their way from the device, which need not wait for them."""
+
+    def __init__(self, state: Tensor) -> None:
         self._state, self._arrived = state, None
         if state.is_cuda:
             self._state = torch.empty(state.shape, dtype=state.dtype, pin_memory=True)
@@ -85,12 +100,12 @@ class _Fetch:
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has none
             self._arrived.record(torch.cuda.current_stream(state.device))
 
-    def read(self) -> Sight:
+    def read(self) -> list[float]:
+        """Return the numbers; wait until they are here."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        bad_step, bad_loss, total = self._state.tolist()
-        mean = total / max(self._steps, 1)
-        return Sight(mean, None if math.isinf(bad_step) else int(bad_step), bad_loss)
+        found: list[float] = self._state.tolist()
+        return found
 
 
 def name_crops(crops: Sequence[Crop], samples: Sequence[Sample]) -> str:

@@ -4,7 +4,6 @@ No module that is imported here knows torch: a process that encodes starts withi
 """
 
 import os
-import signal
 import threading
 import time
 from collections import deque
@@ -22,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from selftrain import signals
 from selftrain.data.agreement import measure_agreement
 from selftrain.data.cityscapes import is_frame, outside_hood
 from selftrain.data.sample import Sample
@@ -212,7 +212,7 @@ def _explained() -> Iterator[None]:
 def _settle(parent: int) -> None:
     """Prepare a process that encodes."""
     cv2.setNumThreads(1)  # the processes are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends the others
+    signals.leave_to_parent()  # Ctrl-C is the parent's, which ends the others
     threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
 
 

@@ -1,6 +1,7 @@
 """The one kind of error that a user is meant to read."""
 
 import traceback
+from signal import Signals
 
 
 class InputError(ValueError):
@@ -9,6 +10,14 @@ class InputError(ValueError):
     The message is one sentence that says what is wrong, where (file, value) and the cure;
     `python -m selftrain` prints it without a traceback and exits with 1.
     """
+
+
+def printable(error: InputError) -> str:
+    """Return the sentence of an error as a terminal can show it: names of files hold anything."""
+    return "".join(
+        it if it.isprintable() or it == "\n" else it.encode("unicode_escape").decode()
+        for it in str(error)
+    )
 
 
 def from_worker(error: InputError) -> InputError:
@@ -26,13 +35,23 @@ class Stopped(Exception):
     """A training is not worth going on with: its checkpoint is kept, its run ends as KILLED."""
 
 
+class LostWorker(InputError):
+    """A process that reads images was killed; what was done with those before is whole."""
+
+
 class Terminated(KeyboardInterrupt):
     """The system or the user asks this process to end (SIGTERM, SIGINT): what it has is kept.
 
     Not an `Exception`, so that nobody who mends errors takes it for one.
     """
 
-    def __init__(self, number: int) -> None:
-        """Remember the signal's number."""
-        super().__init__(number)
+    def __init__(self, number: int, kept: str = "") -> None:
+        """Remember the signal's number.
+
+        Args:
+            number: Of the signal.
+            kept: What the same command goes on from, as in "the checkpoint of step 3 is written".
+        """
+        text = f"stopped by {Signals(number).name}"
+        super().__init__(f"{text}: {kept}; the same command goes on from it" if kept else text)
         self.signal = number

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from selftrain import distributed
+from selftrain import distributed, signals
 from selftrain.config import InferenceConfig, MachineConfig
 from selftrain.data.reader import Reader, frame_factor
 from selftrain.data.sample import Sample
-from selftrain.errors import InputError, from_worker
+from selftrain.data.workers import iterate
 from selftrain.metrics import ConfusionMatrix
 from selftrain.windows import Taps, add_window, row_chunks, slices, window_starts, window_taps
 
@@ -259,19 +259,15 @@ def frames(
     first, step = share or (distributed.rank(), distributed.world_size())
     mine = list(range(first, len(samples), step))
     dataset = Frames([samples[i] for i in mine], reader, with_labels=with_labels)
-    loader: DataLoader[Frame] = DataLoader(
-        dataset,
+    loader: DataLoader[FrameBatch] = DataLoader(
+        dataset,  # type: ignore[arg-type]  # of frames, of which `collate_fn` makes batches
         batch_size=None,
         num_workers=workers,
+        worker_init_fn=signals.outlast,
         collate_fn=_as_batch,  # type: ignore[arg-type]  # without batches it is given one item
     )
-    try:
-        for batch in _join(loader, pixels):
-            yield replace(batch, positions=[mine[position] for position in batch.positions])
-    except InputError as error:
-        if workers == 0:
-            raise
-        raise from_worker(error) from None
+    for batch in _join(iterate(loader), pixels):
+        yield replace(batch, positions=[mine[position] for position in batch.positions])
 
 
 def _as_batch(frame: Frame) -> FrameBatch:
@@ -281,9 +277,13 @@ def _as_batch(frame: Frame) -> FrameBatch:
     process would take 25 ms for a frame of 2048x1024 (measured).
     """
     position, image, label = frame
-    # A copy: the reader's may lie in a file that is mapped read-only.
+    # Copies: the reader's may lie in a file that is mapped read-only.
     pixels = torch.from_numpy(image[None].copy()).permute(0, 3, 1, 2)
-    return FrameBatch([position], pixels, None if label is None else label[None])
+    if get_worker_info() is not None:
+        # Shared here, where an error reaches the user: on its way out of the worker it would reach
+        # nobody, and the batch would be waited for for ever.
+        pixels.share_memory_()  # type: ignore[no-untyped-call]  # torch gives it no types
+    return FrameBatch([position], pixels, None if label is None else label[None].copy())
 
 
 def _join(batches: Iterable[FrameBatch], pixels: int) -> Iterator[FrameBatch]:

@@ -149,13 +149,18 @@ def _pictured(labels: PseudoLabelSet) -> int:
 
 
 def _class_table_of(labels: PseudoLabelSet) -> ClassTable:
-    names, colors = labels.card["classes"], labels.card.get("colors")
-    if not isinstance(colors, list) or len(colors) != len(names):
+    names, colors = labels.card["classes"], labels.card.get("colors") or ()
+    try:
+        table = ClassTable(tuple(names), tuple((red, green, blue) for red, green, blue in colors))
+        np.array(table.colors, dtype=np.uint8)
+    except (TypeError, ValueError, OverflowError):
+        table = ClassTable(tuple(names), ())
+    if len(table.colors) != len(names):
         raise InputError(
             f"The card of {labels.folder} does not list a colour for each of its {len(names)} "
             "classes: delete the folder and run the stage again."
         )
-    return ClassTable(tuple(names), tuple((red, green, blue) for red, green, blue in colors))
+    return table
 
 
 def _encode_palette(label: NDArray[np.uint8], colors: Sequence[tuple[int, int, int]]) -> bytes:

@@ -15,6 +15,8 @@ Scalar = str | int | float | bool | Path
 """A knob's value."""
 
 T = TypeVar("T")
+_LARGEST = 2**31 - 1
+"""Whole number: what counts things and seeds generators has no need of more."""
 
 
 def flatten(config: object) -> dict[str, Scalar]:
@@ -85,4 +87,6 @@ def _typed(path: str, value: Scalar, wanted: Any) -> Scalar:
         return Path(value)
     if not (isinstance(value, Path) if wanted is Path else type(value) is wanted):
         raise InputError(f"{path} = {value!r} is not a {wanted.__name__}.")
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise InputError(f"{path} is out of range: allowed is a whole number up to {_LARGEST:,}.")
     return value

@@ -13,6 +13,8 @@ point, and leave `machine.processes` alone. Data and outputs lie on a disk that 
 import os
 from collections.abc import Sequence
 
+from selftrain.signals import ENDING
+
 
 def needs_launch(processes: int) -> bool:
     """Tell whether this process should start others: several are wanted, and it is none of them."""
@@ -47,6 +49,8 @@ def launch(argv: Sequence[str], processes: int) -> int:
         "--rdzv-endpoint=127.0.0.1:0",
         "--local-addr=127.0.0.1",
     ]
+    # What else torchrun does not hear would end it, and leave its processes alone.
+    os.environ.setdefault("PET_SIGNALS_TO_HANDLE", ",".join(number.name for number in ENDING))
     try:
         # torch gives these no types.
         arguments = run.parse_args([*options, "-m", "selftrain", *argv])  # type: ignore[no-untyped-call]

@@ -20,7 +20,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from selftrain import progress
-from selftrain.errors import InputError
+from selftrain.errors import InputError, Terminated
 from selftrain.knobs import Scalar
 from selftrain.space import Cases, Choice, LogUniform, Option, Space, Whole
 from selftrain.sweep_storage import SharedStudy
@@ -31,6 +31,10 @@ RETRY_OF = "retry of"
 """Attribute of a trial: the numbers of those that were lost before it."""
 REPORTED = "reported"
 """Attribute of a retried trial: {step: value} that the lost one had reported."""
+DRAWN = "drawn"
+"""Attribute of a trial: whether its whole point is drawn."""
+STOPS = "stops"
+"""Attribute of a trial: how many of its workers, those of lost ones included, were asked to end."""
 MOST_RETRIES = 3
 """A trial that has killed so many workers (out of memory, say) is left alone."""
 _STARTUP = 5
@@ -45,6 +49,13 @@ def draw(space: Space, trial: Trial) -> dict[str, Scalar]:
     Returns:
         Dotted path -> value of every knob that the point sets.
     """
+    trial.set_user_attr(DRAWN, False)
+    drawn = _draw(space, trial)
+    trial.set_user_attr(DRAWN, True)
+    return drawn
+
+
+def _draw(space: Space, trial: Trial) -> dict[str, Scalar]:
     drawn: dict[str, Scalar] = {}
     for name, values in space.items():
         value: Option
@@ -59,7 +70,7 @@ def draw(space: Space, trial: Trial) -> dict[str, Scalar]:
         if "." in name:
             drawn[name] = value
         if isinstance(values, Cases):
-            drawn |= draw(values.options[value], trial)
+            drawn |= _draw(values.options[value], trial)
     return drawn
 
 
@@ -129,7 +140,11 @@ def search(
 def _begin(shared: SharedStudy, seed: int) -> Trial:
     """Take a trial that waits for its retry, else make a new one."""
     study = shared.study
-    number = len(study.get_trials(deepcopy=False))
+    trials = study.get_trials(deepcopy=False)
+    waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+    first = [*_retries(waiting[0]), waiting[0].number][0] if waiting else len(trials)
+    # A retry counts as what it retries: so a kill changes nothing in what is drawn.
+    number = sum(not _retries(trial) for trial in trials[:first])
     with warnings.catch_warnings():
         # Of `group`, and that heartbeats are for Study.optimize: ours beat in SharedStudy.at_work.
         warnings.simplefilter("ignore", ExperimentalWarning)
@@ -156,6 +171,10 @@ def _carry_out(study: Study, trial: Trial, objective: Objective) -> None:
             progress.say(f"trial {trial.number} failed: {error}")
             trial.set_user_attr(REASON, str(error))
             state = TrialState.FAIL
+        except Terminated:
+            trial.set_user_attr(STOPS, trial.user_attrs.get(STOPS, 0) + 1)
+            study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)  # retried at once
+            raise
         is_mine = study.tell(trial, values, state, skip_if_finished=True).state == state
     except UpdateFinishedTrialError:
         is_mine = False
@@ -180,12 +199,15 @@ def _retry_lost(shared: SharedStudy, on_lost: Callable[[FrozenTrial], None]) -> 
         # Not Optuna's own callback: it would copy the rungs of Hyperband's bracket, and the
         # retry, with a number of its own, may stand in another.
         values = {**reported(trial), **trial.intermediate_values}
+        # What has drawn half of its point has trained nothing: it is drawn anew, and alike.
+        is_whole = trial.user_attrs.get(DRAWN, True)
         retry = optuna.create_trial(
             state=TrialState.WAITING,
-            params=trial.params,
-            distributions=trial.distributions,
+            params=trial.params if is_whole else {},
+            distributions=trial.distributions if is_whole else {},
             user_attrs={
                 RETRY_OF: [*_retries(trial), trial.number],
+                STOPS: trial.user_attrs.get(STOPS, 0),
                 REPORTED: {str(step): value for step, value in values.items()},
             },
         )
@@ -198,6 +220,12 @@ def reported(trial: Trial | FrozenTrial) -> dict[int, float]:
     return {int(step): value for step, value in found.items()}
 
 
+def _deaths(trial: FrozenTrial) -> int:
+    """Return how many workers had died of a trial before this one took it up."""
+    stops: int = trial.user_attrs.get(STOPS, 0)
+    return len(_retries(trial)) - stops
+
+
 def _retries(trial: FrozenTrial) -> list[int]:
     found: list[int] = trial.user_attrs.get(RETRY_OF, [])
     return found
@@ -205,5 +233,5 @@ def _retries(trial: FrozenTrial) -> list[int]:
 
 def _is_finished(trial: FrozenTrial) -> bool:
     if trial.state == TrialState.FAIL:
-        return REASON in trial.user_attrs or len(_retries(trial)) >= MOST_RETRIES
+        return REASON in trial.user_attrs or _deaths(trial) >= MOST_RETRIES
     return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)

@@ -6,6 +6,7 @@ The data modules take numbers and folders; this is where the config's values rea
 import dataclasses
 import hashlib
 import io
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -209,8 +210,8 @@ def _find_classes(samples: Sequence[Sample], reader: Reader, cache: Path) -> NDA
     )
     key = hashlib.blake2b(f"{digest} {reader!r}".encode(), digest_size=8).hexdigest()
     path, classes = cache / f"classes-{key}.npy", len(reader.classes)
-    if path.exists():
-        return np.asarray(np.load(path, allow_pickle=False))
+    if (remembered := _load_flags(path)) is not None:
+        return remembered
     # Decoding and counting release the interpreter's lock.
     with progress.bar("classes", len(samples)) as bar, ThreadPoolExecutor() as pool:
         counts = []
@@ -222,6 +223,19 @@ def _find_classes(samples: Sequence[Sample], reader: Reader, cache: Path) -> NDA
     np.save(buffer, has_class, allow_pickle=False)
     write_atomically(path, buffer.getvalue())
     return has_class
+
+
+def _load_flags(path: Path) -> NDArray[np.bool_] | None:
+    try:
+        found = np.load(path, allow_pickle=False)
+        if found.dtype != np.bool_ or found.ndim != 2:
+            raise ValueError("it holds something else")
+        return np.asarray(found)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # numpy raises many kinds
+        logging.getLogger(__name__).warning("%s is broken (%s): made again.", path, error)
+        return None
 
 
 def _take_pool(splits: Splits, names: Sequence[str], machine: MachineConfig) -> Splits:

@@ -4,24 +4,29 @@ The key is a hash of what decides the product: the stage's name and version, its
 without `machine.*`, and the digest of the data it reads. A FINISHED run with the key stands
 for the product; its files come from `outputs/<stage>-<key>/` or, if that folder is gone, from
 the run's artifacts. A folder without a finished run is work in progress: the stage goes on
-from what it finds there.
+from what it finds there. One process works on it at a time; others wait for it.
 """
 
 import hashlib
 import json
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from selftrain import distributed, tracking
+from selftrain import distributed, progress, tracking
 from selftrain.errors import InputError
-from selftrain.files import write_atomically
+from selftrain.files import remove_leftovers, scratch_folder, write_atomically
+from selftrain.locks import FileLock, describe_holder
+from selftrain.passwords import hide_passwords
 
 PRODUCT = "product"
 """Artifact folder of the stages whose product is files."""
 _MARK = "product.json"
+_POLL = 0.5
+"""Seconds between two looks whether another process is done."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ def run_stage(
 ) -> Product:
     """Return the product of a stage; make it only if no finished run has made it before.
 
+    While another process makes it, this one waits; if that one dies, this one goes on from what it
+    has left.
+
     Args:
         stage: What kind of work.
         identity: Everything that decides the product, JSON-like.
@@ -78,36 +86,118 @@ def run_stage(
         title: Word for the run's name, e.g. "student".
         config: Every knob by its dotted path, from which the run can be started again; logged
             as `config.json`, beside the key's own `identity.json`.
+
+    Raises:
+        InputError: the folder cannot be made, or the tracking store has gone away and has not come
+            back. The product is then whole, and the next command finds it once the store has been
+            told of it.
     """
     key = make_key(stage, identity)
     folder = stage.folder(outputs, key)
-    run_id = distributed.broadcast(tracking.find_finished(key) if distributed.rank() == 0 else None)
+    run_id = _find(key)
     if run_id is not None:
         return open_product(stage, key, run_id, outputs)
     _make_folder(folder)
+    with _alone(folder, title) as lock:
+        run_id = _find(key)  # another process may have made it meanwhile
+        if run_id is None:
+            return _carry_out(stage, key, folder, title, lock, _recorded(make, identity, config))
+    return open_product(stage, key, run_id, outputs)
+
+
+def _find(key: str) -> str | None:
+    return distributed.broadcast(tracking.find_finished(key) if distributed.rank() == 0 else None)
+
+
+def _recorded(
+    make: Make, identity: Mapping[str, object], config: Mapping[str, object] | None
+) -> Make:
+    """Return what makes a product and logs from what."""
+
+    def make_and_log(folder: Path, run: tracking.Run) -> None:
+        run.log_json(identity, "identity.json")
+        run.log_json({knob: _plain(value) for knob, value in (config or {}).items()}, "config.json")
+        make(folder, run)
+
+    return make_and_log
+
+
+def _carry_out(
+    stage: Stage, key: str, folder: Path, title: str, lock: FileLock, make: Make
+) -> Product:
+    """Make a product; the folder's lock is held."""
     if distributed.rank() > 0:
         make(folder, tracking.SILENT)
         return Product(key, folder, distributed.broadcast(""), is_reused=False)
     (folder / _MARK).unlink(missing_ok=True)  # its run is gone: the mark stands for nothing
-    with tracking.stage_run(stage.name, title, key) as run:
-        run.log_json(identity, "identity.json")
-        run.log_json({knob: _plain(value) for knob, value in (config or {}).items()}, "config.json")
-        make(folder, run)
-        if stage.artifacts == PRODUCT:
-            run.log_files(folder, PRODUCT)
-    _mark(stage, key, run.run_id, folder)
+    try:
+        with tracking.stage_run(stage.name, title, key) as run:
+            lock.add(run=run.run_id)
+            make(folder, run)
+            if stage.artifacts == PRODUCT:
+                run.log_files(folder, PRODUCT)
+            # Before the run ends: if the store cannot be told now, `sync` will tell it.
+            _mark(stage, key, run.run_id, folder)
+    except tracking.Undelivered as error:
+        if not (folder / _MARK).exists():
+            raise
+        raise InputError(
+            f"{title} is made, and whole in {folder}, but nobody knows of it yet. {error} The same "
+            "command then finds it."
+        ) from error
     return Product(key, folder, distributed.broadcast(run.run_id), is_reused=False)
 
 
 def _plain(value: object) -> object:
-    return str(value) if isinstance(value, Path) else value
+    return hide_passwords(str(value)) if isinstance(value, str | Path) else value
+
+
+@contextmanager
+def _alone(folder: Path, title: str) -> Iterator[FileLock]:
+    """Keep other processes from a product's folder while the block works on it.
+
+    The first rank holds the lock; the others wait with it. What a dead owner has left RUNNING in
+    the store is ended first.
+    """
+    lock = FileLock(_lock_file(folder))
+    is_told = False
+    # Told at every look: ranks that wait for hours for one word would give up.
+    while not distributed.broadcast(_take(lock) if distributed.rank() == 0 else False):
+        if not is_told and distributed.rank() == 0:
+            holder = describe_holder(lock.holder())
+            progress.say(f"{title}: {holder} works on {folder}: waiting until it is done")
+        is_told = True
+        time.sleep(_POLL)
+    try:
+        if lock.left:
+            progress.say(f"{title}: {describe_holder(lock.left)} has died at it: going on")
+            tracking.bury(lock.left.get("command", ""), lock.left.get("run", ""))
+        if distributed.rank() == 0:
+            remove_leftovers(folder)
+            remove_leftovers(folder.parent, deep=False)
+        yield lock
+    finally:
+        lock.release()
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _take(lock: FileLock) -> bool:
+    return lock.take(command=tracking.active_run().run_id)
 
 
 def open_product(stage: Stage, key: str, run_id: str, outputs: Path) -> Product:
     """Return the product of a finished run; fetch its files if they are not here."""
     folder = stage.folder(outputs, key)
-    if distributed.rank() == 0 and not (folder / _MARK).exists():
-        _restore(stage, key, run_id, folder)
+    # A lock file that was left: somebody was killed when all was done but its run's end.
+    is_settled = (folder / _MARK).exists() and not _lock_file(folder).exists()
+    if not distributed.broadcast(is_settled):
+        _make_folder(outputs)
+        with _alone(folder, f"{stage.name} {key[:6]}"):
+            if distributed.rank() == 0 and not (folder / _MARK).exists():
+                _restore(stage, key, run_id, folder)
     distributed.barrier()
     return Product(key, folder, run_id, is_reused=True)
 
@@ -130,11 +220,11 @@ def _mark(stage: Stage, key: str, run_id: str, folder: Path) -> None:
 def _restore(stage: Stage, key: str, run_id: str, folder: Path) -> None:
     """Fetch the product beside its place and move it there whole."""
     _make_folder(folder.parent)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+    with scratch_folder(beside=folder) as temporary:
         # mlflow resolves `runs:/ID/model` by its first path component alone: fetch that.
         first, *inside = stage.artifacts.split("/")
         try:
-            fetched = tracking.download(f"runs:/{run_id}/{first}", Path(temporary))
+            fetched = tracking.download(f"runs:/{run_id}/{first}", temporary)
         except InputError as error:
             free = shutil.disk_usage(folder.parent).free / 2**20
             raise InputError(

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from selftrain import distributed, progress, tracking
 from selftrain.config import Config
 from selftrain.errors import InputError, Stopped
-from selftrain.identity import set_knobs
+from selftrain.identity import changed_knobs
 from selftrain.knobs import Scalar, flatten, override
 from selftrain.pipeline import Pipeline
 from selftrain.search import REASON, RETRY_OF, draw, reported, search
@@ -106,10 +106,10 @@ def sweep_name(config: Config, space: Space, data: Sequence[str]) -> str:
         "space": repr(space),
         "objective": settings.objective,
         "seed": settings.seed,
-        "data": [*data, set_knobs(config.data)],
-        "teacher": set_knobs(config.teacher),
-        "pseudo_label": set_knobs(config.pseudo_label),
-        "student": set_knobs(config.student),
+        "data": [*data, changed_knobs(config.data)],
+        "teacher": changed_knobs(config.teacher),
+        "pseudo_label": changed_knobs(config.pseudo_label),
+        "student": changed_knobs(config.student),
     }
     text = json.dumps(decides, sort_keys=True, default=str)
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

@@ -8,6 +8,7 @@ a journal's worker holds a lock while it lives, a database's tells that it lives
 import fcntl
 import hashlib
 import os
+import re
 import threading
 import uuid
 import warnings
@@ -26,6 +27,7 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from selftrain.errors import InputError
+from selftrain.passwords import hide_passwords
 
 Direction = Literal["minimize", "maximize"]
 WORKER = "worker"
@@ -97,8 +99,8 @@ def open_study(
         return JournalStudy(folder / f"{name}.journal", make)
     if not storage.startswith("postgresql://"):
         raise InputError(
-            f"sweep.storage = {storage} is no storage: write journal, or a database as in "
-            "postgresql://user@host/name."
+            f"sweep.storage = {hide_passwords(storage)} is no storage: write journal, or a "
+            "database as in postgresql://user@host/name."
         )
     return DatabaseStudy(storage, name, make, interval=interval, grace=grace)
 
@@ -228,12 +230,18 @@ class DatabaseStudy:
         self._uri, self._name, self._interval = uri, name, interval
         self._worker = uuid.uuid4().hex
         with self.lock("schema", of="optuna"), _quiet():
-            self._storage = RDBStorage(
-                uri.replace("postgresql://", "postgresql+psycopg://", 1),
-                heartbeat_interval=interval,
-                grace_period=grace,
-                engine_kwargs={"pool_pre_ping": True},  # idle for hours while a trial trains
-            )
+            try:
+                self._storage = RDBStorage(
+                    uri.replace("postgresql://", "postgresql+psycopg://", 1),
+                    heartbeat_interval=interval,
+                    grace_period=grace,
+                    engine_kwargs={"pool_pre_ping": True},  # idle for hours while a trial trains
+                )
+            except RuntimeError as error:  # it looks for its version where MLflow keeps its own
+                raise InputError(
+                    "The database of sweep.storage holds the tables of another version of Optuna, "
+                    "or of another program such as MLflow: give the sweep a database of its own."
+                ) from error
             self._study = make(storage=self._storage)
 
     @property
@@ -250,11 +258,10 @@ class DatabaseStudy:
         try:
             connection = psycopg.connect(self._uri, autocommit=True, connect_timeout=20)
         except psycopg.Error as error:
-            reason = " ".join(str(error).split())
             raise InputError(
-                f"The database of sweep.storage cannot be used ({reason}): start it, or write "
-                "another URI, as in postgresql://user@host/name."
-            ) from error
+                f"The database of sweep.storage cannot be used ({_reason(error, self._uri)}): "
+                "start it, or write another URI, as in postgresql://user@host/name."
+            ) from None  # it may show the password
         with closing(connection):
             # The server gives the lock back when the connection ends, however it ends.
             found = connection.execute(
@@ -295,6 +302,14 @@ class DatabaseStudy:
         for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
             if WORKER not in trial.user_attrs:
                 self._study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _reason(error: Exception, uri: str) -> str:
+    """Return why a database cannot be used, without a part of its password."""
+    password = uri.partition("://")[2].rpartition("@")[0].partition(":")[2]
+    if re.search(r"[^\w.~%-]|%(?![0-9A-Fa-f]{2})", password):  # a part is taken for a host, say
+        return "the password in its URI has characters to be percent-encoded, as %40 for @"
+    return hide_passwords(" ".join(str(error).split()))
 
 
 @contextmanager

@@ -69,12 +69,20 @@ def gather(
     real_on_centroids = config.sampling.centroid_fraction > 0 and not (
         labels is not None and config.sampling.scope == "pseudo"
     )
+    real_centroids: Centroids = {}
+    if real_on_centroids:
+        real_centroids = _find(data.splits.labelled, data.reader, data, machine)
+        if not real_centroids:
+            first = data.splits.labelled[0].label
+            raise InputError(
+                f"None of the {len(data.splits.labelled)} labels to train on, the first of which "
+                f"is {first.path if first else 'missing'}, shows any class: all their pixels are "
+                "ignored; correct the labels or the class list."
+            )
     return TrainingData(
         reader=data.reader,
         real=data.splits.labelled,
-        real_centroids=(
-            _find(data.splits.labelled, data.reader, data, machine) if real_on_centroids else {}
-        ),
+        real_centroids=real_centroids,
         pseudo=samples,
         pseudo_centroids=centroids,
         dev=data.splits.dev,

@@ -23,6 +23,8 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 # Tiny tensors: threads that wait for each other's cores make them ten times as slow (measured).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+pytest_plugins = ["reliability"]
+
 OwnStore = Callable[[Path], AbstractContextManager[str]]
 
 

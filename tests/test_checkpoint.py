@@ -1,7 +1,11 @@
 """Networks and checkpoints come back as they were, or not at all."""
 
+import hashlib
+import io
 import json
+import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from miniature import random_network, truncate
 from selftrain.checkpoint import (
     CARD,
     CHECKPOINT,
+    OLDER,
     WEIGHTS,
     ModelCard,
     load_card,
@@ -94,6 +99,71 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     assert found == state
 
 
+def saved(folder: Path, *numbers: int) -> None:
+    for number in numbers:
+        save_checkpoint(folder, {"weights": torch.full((3000,), number)})
+
+
+def loaded(folder: Path) -> float:
+    state = load_checkpoint(folder, CPU)
+    assert state is not None
+    return float(state["weights"][-1])
+
+
+def test_two_generations_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:
+    saved(tmp_path, 1, 2, 3)
+    assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT, OLDER}
+    assert loaded(tmp_path) == 3
+    (tmp_path / CHECKPOINT).unlink()  # killed between two renamings
+    assert loaded(tmp_path) == 2
+    saved(tmp_path, 4)
+    (tmp_path / CHECKPOINT).unlink()
+    assert loaded(tmp_path) == 2
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("harm", [truncate, flip, empty])
+def test_the_older_checkpoint_stands_in_for_a_damaged_one_with_a_warning(
+    harm: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(tmp_path, 1, 2)
+    harm(tmp_path / CHECKPOINT)
+    assert loaded(tmp_path) == 1
+    assert f"warning: {tmp_path / CHECKPOINT} is damaged: {OLDER}" in capsys.readouterr().out
+    saved(tmp_path, 3)  # the damaged one does not take the place of the whole one
+    harm(tmp_path / CHECKPOINT)
+    assert loaded(tmp_path) == 1
+
+
+def test_two_damaged_checkpoints_are_named_with_the_cure(tmp_path: Path) -> None:
+    saved(tmp_path, 1, 2)
+    for name in (CHECKPOINT, OLDER):
+        truncate(tmp_path / name)
+    with pytest.raises(InputError, match=rf"{CHECKPOINT} and .*{OLDER} are damaged: delete them"):
+        load_checkpoint(tmp_path, CPU)
+    assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT, OLDER}
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: os.write(-1, b""))  # an OSError
+        with pytest.raises(InputError, match=rf"{CHECKPOINT} cannot be written"):
+            saved(tmp_path, 2)
+    assert loaded(tmp_path) == 1
+
+
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path, CPU) is None
 
@@ -116,12 +186,18 @@ class Malice:
 
 
 @pytest.mark.parametrize("pack", ["torch", "pickle"])
-def test_a_malicious_checkpoint_is_refused_and_not_run(tmp_path: Path, pack: str) -> None:
+@pytest.mark.parametrize("digested", [True, False])
+def test_a_malicious_checkpoint_is_refused_and_not_run(
+    tmp_path: Path, pack: str, digested: bool
+) -> None:
     victim = tmp_path / "touched"
+    code = io.BytesIO()
     if pack == "torch":
-        torch.save({"network": Malice(victim)}, tmp_path / CHECKPOINT)
+        torch.save({"network": Malice(victim)}, code)
     else:
-        (tmp_path / CHECKPOINT).write_bytes(pickle.dumps(Malice(victim)))
+        code.write(pickle.dumps(Malice(victim), protocol=2))
+    digest = hashlib.blake2b(code.getvalue(), digest_size=16).digest()
+    (tmp_path / CHECKPOINT).write_bytes((digest if digested else b"") + code.getvalue())
     with pytest.raises(InputError, match="damaged"):
         load_checkpoint(tmp_path, CPU)
     assert not victim.exists()

@@ -1,13 +1,14 @@
-"""write_atomically: all of a file, or the old one, and one sentence when it fails."""
+"""Files and folders: all of it, or the old one, one sentence when it fails, and no leftovers."""
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
 from selftrain.errors import InputError
-from selftrain.files import write_atomically
+from selftrain.files import remove_leftovers, scratch_folder, write_atomically
 
 
 def names(folder: Path) -> set[str]:
@@ -84,3 +85,60 @@ def test_a_folder_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="folder cannot be written"):
         write_atomically(tmp_path / "folder", b"new")
     assert names(tmp_path) == {"folder"}
+
+
+def test_what_a_killed_process_has_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    leftover, folder = tmp_path / f".{'0' * 32}.tmp", tmp_path / "deep" / f".{'1' * 32}.tmp"
+    folder.mkdir(parents=True)
+    (folder / "half").write_bytes(b"")
+    leftover.write_bytes(b"half")
+    for name in (".mine.tmp", "0123.tmp", "file"):
+        (tmp_path / name).write_bytes(b"")
+    remove_leftovers(tmp_path, deep=False)
+    assert names(tmp_path) == {".mine.tmp", "0123.tmp", "file", "deep"}
+    assert folder.exists()
+    remove_leftovers(tmp_path)
+    assert names(tmp_path / "deep") == set()
+    remove_leftovers(tmp_path / "nowhere")
+
+
+def test_what_another_process_works_on_is_no_leftover(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = os.fsync
+
+    def clean_meanwhile(descriptor: int) -> None:
+        remove_leftovers(tmp_path)
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", clean_meanwhile)
+    write_atomically(tmp_path / "file", b"new")
+    with scratch_folder(beside=tmp_path / "folder") as scratch:
+        remove_leftovers(tmp_path)
+        (scratch / "content").write_bytes(b"new")
+        scratch.rename(tmp_path / "folder")
+    assert names(tmp_path) == {"file", "folder"}
+    assert names(tmp_path / "folder") == {"content"}
+
+
+def test_a_file_that_is_removed_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, times = fcntl.flock, []
+
+    def late(descriptor: int, how: int) -> None:
+        times.append(how)
+        if len(times) == 1:  # another process looks for leftovers just now
+            remove_leftovers(tmp_path)
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    write_atomically(tmp_path / "file", b"new")
+    assert names(tmp_path) == {"file"}
+
+
+def test_a_scratch_folder_that_is_not_moved_is_gone_in_the_end(tmp_path: Path) -> None:
+    with scratch_folder(beside=tmp_path / "a" / "b") as scratch:
+        (scratch / "content").write_bytes(b"half")
+        assert scratch.parent == tmp_path / "a"
+    assert names(tmp_path / "a") == set()

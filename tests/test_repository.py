@@ -21,20 +21,27 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 TESTED_ELSEWHERE = {
     "__init__.py": "a docstring",
-    "__main__.py": "integration/test_entry_points.py, test_bad_input.py",
-    "errors.py": "one exception, raised in test_bad_input.py",
+    "__main__.py": "integration/test_entry_points.py, bad_input/test_cases.py",
+    "delivery.py": "test_tracking.py, integration/test_outages.py",
+    "errors.py": "exceptions, raised in bad_input/test_cases.py",
     "identity.py": "test_pipeline.py",
     "knobs.py": "test_config.py",
     "labels.py": "one number",
-    "serving.py": "integration/test_artifacts_alone.py",
+    "locks.py": "test_stage.py, integration/test_same_stage.py",
+    "passwords.py": "test_security.py, test_tracking.py",
     "sources.py": "test_datasets.py",
+    "store.py": "test_tracking.py, bad_input/test_stores.py",
+    "sync.py": "integration/test_outages.py",
+    "system_metrics.py": "test_tracking.py",
     "sweep_plots.py": "test_sweep.py",
+    "training.py": "test_train.py",
     "trained_runs.py": "test_pipeline.py, test_rounds.py, test_weights_of_runs.py",
     "sweep_storage.py": "test_search.py, integration/test_sweep_workers.py",
     "audit/__init__.py": "a docstring",
     "data/__init__.py": "a docstring",
     "data/cache_writing.py": "data/test_cache.py",
     "data/cached_frames.py": "test_datasets.py",
+    "data/picture_header.py": "bad_input/test_cases.py, test_fuzz.py",
     "data/sample.py": "data/test_reader.py, data/test_digests.py",
     "data/splits/__init__.py": "a docstring",
     "data/splits/make_camvid.py": "data/test_camvid.py",
@@ -132,7 +139,7 @@ def test_mlproject_repeats_the_defaults_of_the_knobs() -> None:
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("mlflow", {"tracking.py", "serving.py"}),
+        ("mlflow", {"tracking.py", "store.py", "delivery.py", "system_metrics.py", "serving.py"}),
         ("optuna", {"search.py", "sweep.py", "sweep_plots.py", "sweep_storage.py"}),
         ("torch.distributed", {"distributed.py", "launch.py"}),
         ("torch.nn.parallel", {"engine.py"}),
@@ -173,6 +180,64 @@ def test_no_file_names_a_folder_of_somebodys_machine() -> None:
     private = re.compile(rb"(?<![\w.])/(?:home|root|wor" + rb"k|Users)/\w")
     found = [path for path in tracked() if private.search(path.read_bytes())]
     assert found == []
+
+
+RUNS_CODE = {"eval", "exec", "compile", "__import__"}
+UNPICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+
+
+def runs_anything(node: ast.AST) -> str | None:
+    """Return what in a call or an import may run code that stands in a file or in a text."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        module = node.module if isinstance(node, ast.ImportFrom) else None
+        found = {it.name.partition(".")[0] for it in node.names} if module is None else {module}
+        return ", ".join(found & UNPICKLES) or None
+    if not isinstance(node, ast.Call):
+        return None
+    call = ast.unparse(node.func)
+    given = {it.arg: ast.unparse(it.value) for it in node.keywords}
+    name = call.rpartition(".")[2]
+    unsafe = (
+        call in RUNS_CODE
+        or (call == "torch.load" and given.get("weights_only") != "True")
+        or given.get("allow_pickle", "False") != "False"
+        or (call in ("np.load", "numpy.load", "np.savez") and given.get("allow_pickle") != "False")
+        or (name in ("load", "load_all", "unsafe_load") and call.startswith("yaml."))
+        or name in ("read_pickle", "to_pickle")
+        or given.get("shell", "False") != "False"
+        or call in ("os.system", "os.popen")
+    )
+    return f"{call}(...)" if unsafe else None
+
+
+def test_nothing_runs_code_from_a_file_or_by_a_shell() -> None:
+    found = [
+        f"{path.relative_to(REPOSITORY)}:{getattr(node, 'lineno', 0)}: {what}"
+        for folder in ("selftrain", "analysis", "experiments")
+        for path in (REPOSITORY / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (what := runs_anything(node))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "eval(text)",
+        "import pickle",
+        "from pickle import loads",
+        "torch.load(path)",
+        "torch.load(path, weights_only=flag)",
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "yaml.load(text)",
+        "pd.read_pickle(path)",
+        "subprocess.run(command, shell=True)",
+    ],
+)
+def test_what_would_run_code_is_seen(line: str) -> None:
+    assert any(runs_anything(node) for node in ast.walk(ast.parse(line)))
 
 
 def test_no_file_is_larger_than_a_megabyte() -> None:

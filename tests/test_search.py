@@ -1,5 +1,6 @@
 """One worker at a time, on a journal; several at once are in integration/test_sweep_workers.py."""
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 from optuna.pruners import NopPruner
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from selftrain.errors import InputError
-from selftrain.search import MOST_RETRIES, REASON, RETRY_OF, count, reported, search
+from selftrain.errors import InputError, Terminated
+from selftrain.search import DRAWN, MOST_RETRIES, REASON, RETRY_OF, count, draw, reported, search
+from selftrain.space import Space, Uniform
 from selftrain.sweep_storage import SharedStudy, open_study
 
 Open = Callable[[], SharedStudy]
@@ -120,6 +122,35 @@ def test_the_trial_of_a_dead_worker_is_tried_again_with_its_parameters(worker: O
     assert [trial.number for trial in lost] == [1]
 
 
+@pytest.mark.parametrize("dies_after", ["x", "draw"])
+def test_a_death_changes_nothing_in_what_one_worker_draws(tmp_path: Path, dies_after: str) -> None:
+    space: Space = {"x": Uniform(0.0, 1.0), "y": Uniform(0.0, 1.0)}
+    found = []
+    for name, deadly in (("whole", ()), ("killed", (1, 8))):
+
+        def score(trial: Trial, deadly: tuple[int, ...] = deadly) -> float:
+            if trial.number in deadly and dies_after == "x":
+                trial.set_user_attr(DRAWN, False)
+                trial.suggest_float("x", 0.0, 1.0)
+                raise Crash
+            draw(space, trial)
+            if trial.number in deadly:
+                raise Crash
+            return float(-((trial.params["x"] - 0.3) ** 2) - trial.params["y"])
+
+        shared = open_study("journal", name, tmp_path, directions=["maximize"], pruner=NopPruner())
+        for _ in deadly:
+            with pytest.raises(Crash):
+                search(shared, score, trials=12, seed=0)
+            shared = open_study(
+                "journal", name, tmp_path, directions=["maximize"], pruner=NopPruner()
+            )
+        search(shared, score, trials=12, seed=0)
+        found.append([t.params for t in shared.study.trials if t.state == TrialState.COMPLETE])
+    assert found[0] == found[1]
+    assert len(found[0]) == 12  # enough for TPE to have learnt from the first
+
+
 def test_a_worker_that_dies_while_it_retries_the_dead_loses_no_trial_and_doubles_none(
     worker: Open,
 ) -> None:
@@ -159,6 +190,22 @@ def test_a_trial_that_ends_every_worker_is_left_alone_in_the_end(worker: Open) -
     shared = worker()
     search(shared, dying, trials=2, seed=0)
     assert states(shared) == ["FAIL"] * (1 + MOST_RETRIES) + ["COMPLETE"]
+
+
+def test_a_trial_whose_worker_was_asked_to_end_is_retried_however_often(worker: Open) -> None:
+    def stopped(trial: Trial) -> float:
+        trial.suggest_float("x", 0.0, 1.0)
+        raise Terminated(signal.SIGTERM)
+
+    shared = worker()
+    stops = MOST_RETRIES + 2
+    for _ in range(stops):
+        with pytest.raises(Terminated):
+            search(shared, stopped, trials=1, seed=0)
+        assert states(shared)[-1] == "FAIL"  # told at once: nobody waits for a sign of life
+    search(shared, objective, trials=1, seed=0)
+    assert states(shared) == ["FAIL"] * stops + ["COMPLETE"]
+    assert len({trial.params["x"] for trial in shared.study.trials}) == 1
 
 
 def test_the_result_of_a_worker_that_was_taken_for_dead_is_dropped(

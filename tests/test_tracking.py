@@ -1,17 +1,25 @@
 """Runs in MLflow, and stores that do not answer."""
 
 import math
+import shutil
+import signal
+import sqlite3
+import threading
+import time
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
 from miniature import random_network
+from mlflow import MlflowClient
 
 from selftrain import tracking
 from selftrain.data.sample import ClassTable
-from selftrain.errors import InputError
-from selftrain.tracking import SILENT, Run, parent_run, stage_run
+from selftrain.errors import InputError, Stopped, Terminated
+from selftrain.passwords import hide_passwords
+from selftrain.tracking import SILENT, Run, parent_run, stage_run, trial_run
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -32,7 +40,7 @@ def test_connecting_makes_a_relative_store_absolute(
 @pytest.mark.usefixtures("connected")
 def test_params_that_mlflow_run_has_logged_are_kept_in_its_spelling() -> None:
     with parent_run("test") as run:
-        mlflow.log_param("student.optim.lr", "1e-2")
+        MlflowClient().log_param(run.run_id, "student.optim.lr", "1e-2")
         run.log_params({"student.optim.lr": 0.01, "student.epochs": 3, "long": "x" * 9000})
     params = mlflow.get_run(run.run_id).data.params
     assert params["student.optim.lr"] == "1e-2"
@@ -60,28 +68,90 @@ def test_stages_are_children_of_the_command() -> None:
 
 
 @pytest.mark.usefixtures("connected")
-def test_a_run_is_finished_only_if_its_block_ends() -> None:
-    with pytest.raises(KeyboardInterrupt), stage_run("train", "teacher", "k") as run:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), "KILLED"),
+        (Terminated(signal.SIGTERM), "KILLED"),
+        (Stopped("early"), "KILLED"),
+        (InputError("no"), "FAILED"),
+        (SystemExit(1), "FAILED"),
+    ],
+)
+def test_a_run_is_finished_only_if_its_block_ends(error: BaseException, status: str) -> None:
+    runs: list[Run] = []
+    with pytest.raises(type(error)), parent_run("teacher") as parent:  # noqa: PT012
+        runs.append(parent)
+        with trial_run(parent, "trial", {}) as trial:
+            runs.append(trial)
+            with stage_run("train", "teacher", "k") as run:
+                runs.append(run)
+                raise error
+    assert [mlflow.get_run(run.run_id).info.status for run in runs] == [status] * 3
     assert tracking.find_finished("k") is None
-    with pytest.raises(InputError, match=f"{run.run_id} is FAILED, not FINISHED"):
+    with pytest.raises(InputError, match=f"{run.run_id} is {status}, not FINISHED"):
         tracking.finished(run.run_id)
-    with stage_run("train", "teacher", "k") as again:
-        again.log_metrics({"dev/mIoU": 0.5})
-    assert tracking.find_finished("k") == again.run_id
-    found = tracking.finished(again.run_id)
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_run_whose_block_ends_is_finished_and_found_by_its_key() -> None:
+    with stage_run("train", "teacher", "k") as run:
+        run.log_metrics({"dev/mIoU": 0.5})
+    assert tracking.find_finished("k") == run.run_id
+    found = tracking.finished(run.run_id)
     assert (found.stage, found.key, found.metrics) == ("train", "k", {"dev/mIoU": 0.5})
 
 
 @pytest.mark.usefixtures("connected")
-def test_of_several_finished_runs_the_newest_is_found_in_any_experiment() -> None:
+def test_of_several_finished_runs_the_newest_is_found_in_any_experiment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with stage_run("train", "teacher", "k"):
         pass
-    mlflow.set_experiment("another")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    tracking.connect()
     with stage_run("train", "teacher", "k") as newest:
         pass
-    mlflow.set_experiment("third")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "third")
+    tracking.connect()
     assert tracking.find_finished("k") == newest.run_id
+
+
+@pytest.mark.usefixtures("connected")
+def test_the_innermost_open_run_is_the_active_one() -> None:
+    assert tracking.active_run() == SILENT
+    with parent_run("teacher") as parent:
+        assert tracking.active_run() == parent
+        with trial_run(parent, "trial", {}), stage_run("train", "teacher", "k") as run:
+            assert tracking.active_run() == run
+        assert tracking.active_run() == parent
+    assert tracking.active_run() == SILENT
+
+
+@pytest.mark.usefixtures("connected")
+def test_what_was_measured_is_known_of_own_runs_and_of_others() -> None:
+    with stage_run("train", "teacher", "k") as run:
+        run.log_metrics({"a": 1.0, "b": math.nan})
+        assert run.has_metric("a")
+        assert not run.has_metric("b")
+    tracking.connect()  # as another process does
+    assert run.has_metric("a")
+    assert not run.has_metric("b")
+    assert not SILENT.has_metric("a")
+
+
+@pytest.mark.usefixtures("connected")
+def test_the_machine_is_watched_while_a_stage_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    before = threading.active_count()
+    with stage_run("train", "teacher", "k") as run:
+        deadline = time.monotonic() + 30
+        while not run.has_metric("system/cpu_utilization_percentage"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    assert threading.active_count() == before
+    steps = tracking.metric_steps(run.run_id, "system/cpu_utilization_percentage")
+    assert list(steps) == list(range(len(steps)))
 
 
 @pytest.mark.usefixtures("connected")
@@ -177,3 +247,83 @@ def test_the_parent_adopts_the_run_that_mlflow_run_has_made(
         assert isinstance(run, Run)
     assert run.run_id == made.info.run_id
     assert mlflow.get_run(run.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_command_leaves_its_words_without_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["selftrain", "sweep", "--sweep.storage=postgresql://me:hush@host/x"]
+    monkeypatch.setattr("sys.argv", words)
+    with parent_run("sweep") as run:
+        run.set_tags({"storage": words[-1]})
+        run.log_params({"storage": words[-1]})
+    path = MlflowClient().download_artifacts(run.run_id, "command.txt")
+    assert Path(path).read_text() == "selftrain sweep --sweep.storage=postgresql://me:***@host/x"
+    data = mlflow.get_run(run.run_id).data
+    assert "hush" not in f"{data.tags} {data.params}"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:hush@host/x", "postgresql://me:***@host/x"),
+        ("at http://me:hu@sh@host:5000/x.", "at http://me:***@host:5000/x."),
+        (
+            "postgresql://host/x?user=me&password=hush&a=b",
+            "postgresql://host/x?user=me&password=***&a=b",
+        ),
+        ("host=h password=hush dbname=x", "host=h password=*** dbname=x"),
+        ("host=h password='hu sh' dbname=x", "host=h password=*** dbname=x"),
+        ("the token hush-hush", "the token ***"),
+        ("postgresql://me:hu/sh@host/x", "postgresql://me:***@host/x"),
+        ("http://host:5000/a", "http://host:5000/a"),
+        ("set a password for me@host", "set a password for me@host"),
+    ],
+)
+def test_passwords_are_hidden_wherever_they_stand(
+    text: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hush-hush")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "at")  # too short to be told from a word
+    assert hide_passwords(text) == shown
+
+
+def test_a_store_of_an_older_mlflow_is_named_with_the_cure(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("update alembic_version set version_num = '0a8213491aaa'")
+    with pytest.raises(InputError, match=r"mlflow\.db cannot be used .*mlflow db upgrade"):
+        tracking.connect()
+
+
+def test_a_store_that_cannot_be_written_is_said_before_any_stage(tmp_path: Path) -> None:
+    tracking.connect()
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute(
+            "create trigger full before insert on runs begin "
+            "select raise(abort, 'attempt to write a readonly database'); end"
+        )
+    with pytest.raises(InputError, match=r"cannot be used .*readonly.*MLFLOW_TRACKING_URI") as it:
+        parent_run("teacher").__enter__()
+    assert len(str(it.value).splitlines()) == 1
+
+
+def test_artifacts_that_cannot_be_written_are_said_before_any_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    mlflow.create_experiment("odd", artifact_location=(tmp_path / "file" / "x").as_uri())
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "odd")
+    tracking.connect()
+    with pytest.raises(InputError, match=r"artifacts of .* cannot be written to .*/file/x.*room"):
+        parent_run("teacher").__enter__()
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.info.status == "FAILED"
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_nearly_full_disk_for_artifacts_is_said_before_any_stage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usage = shutil.disk_usage(Path())._replace(free=5 * 2**20)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match="only 5 MiB are free: make room for at least 100 MiB"):
+        parent_run("teacher").__enter__()

@@ -1,6 +1,11 @@
 """The training loop: what an epoch is made of, and that it can be interrupted."""
 
+import itertools
 import math
+import multiprocessing
+import os
+import signal
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,24 +16,24 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from miniature import write_picture
+from miniature import truncate, write_picture
 from squares import GOLDEN, RECIPE, draw_squares, fit_squares
 from torch import nn
 
-from selftrain import checkpoint, progress, tracking
-from selftrain.checkpoint import CARD, CHECKPOINT, WEIGHTS, load_network
+from selftrain import checkpoint, progress, signals, tracking
+from selftrain.checkpoint import CARD, CHECKPOINT, OLDER, WEIGHTS, load_network
 from selftrain.config import Config, MachineConfig
 from selftrain.data.augment import Augmentation
 from selftrain.data.centroids import find_centroids
 from selftrain.data.dataset import EpochBatches, SegmentationDataset, make_loader
-from selftrain.data.plan import global_batches
+from selftrain.data.plan import Crop, global_batches
 from selftrain.data.reader import Reader
 from selftrain.data.sample import Blob, Sample
 from selftrain.data.statistics import count_pixels
 from selftrain.datasets import OpenData
 from selftrain.engine import Engine
 from selftrain.epochs import count_crops
-from selftrain.errors import InputError
+from selftrain.errors import InputError, Terminated
 from selftrain.knobs import Scalar, override
 from selftrain.tracking import SILENT, Run
 from selftrain.train import Training, TrainingData, train
@@ -98,6 +103,159 @@ def test_an_interrupted_training_ends_like_an_uninterrupted_one(
     fit(tiny, data, cut, values)
     assert (cut / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
     pd.testing.assert_frame_equal(history(cut), history(whole))
+
+
+STOPPING: dict[str, Scalar] = {
+    "epochs": 2,
+    "eval_every": 1,
+    "optim.batch_size": 2,  # four steps an epoch
+    "optim.ema": 0.9,
+    "optim.name": "adamw",
+    "optim.lr": 0.002,
+    "augment.on_device": True,
+}
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, what: Any, name: str, calls: int = 1) -> None:
+    """Let this process be sent SIGTERM when something has been called so often."""
+    called, numbers = getattr(what, name), itertools.count(1)
+
+    def call(*given: Any, **named: Any) -> Any:
+        found = called(*given, **named)
+        if next(numbers) == calls:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    monkeypatch.setattr(what, name, call)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_training_that_is_stopped_at_any_step_ends_like_one_that_is_not(
+    workers: int, tiny: Config, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = override(tiny, {"machine.workers": workers})
+    read = Counter[int]()
+    taken = SegmentationDataset.__getitem__
+
+    def count(dataset: SegmentationDataset, crop: Crop) -> Any:
+        read[crop.seed] += 1
+        return taken(dataset, crop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationDataset, "__getitem__", count)
+        whole = fit(tiny, data, tmp_path / "whole", STOPPING)
+        expected, cut = dict(read), tmp_path / "cut"
+        read.clear()
+        attempts: list[tuple[object, str, int, str]] = [
+            (Engine, "step", 1, "step 1 in epoch 0"),
+            (Engine, "step", 1, "step 2 in epoch 0"),
+            (Engine, "step", 2, "step 4 in epoch 0"),
+            (Training, "measure_dev", 1, "step 4 in epoch 0"),
+            (Engine, "step", 2, "step 6 in epoch 1"),
+            (Engine, "step", 2, "step 8 in epoch 1"),
+            (Training, "measure_dev", 1, ""),
+        ]
+        for what, name, calls, done in attempts if workers == 0 else attempts[:1]:
+            with patch.context() as stopping:
+                stop_after(stopping, what, name, calls)
+                with pytest.raises(Terminated) as stop, signals.heard():
+                    fit(tiny, data, cut, STOPPING)
+            assert stop.value.signal == signal.SIGTERM
+            assert str(stop.value) == "stopped by SIGTERM" + (
+                done and f": the checkpoint of {done} is written; the same command goes on from it"
+            )
+            torch.rand(3)  # what else this process draws does not matter
+        fit(tiny, data, cut, STOPPING)
+    assert (cut / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    assert history(cut).to_csv() == history(whole).to_csv()
+    if workers == 0:  # else they are read elsewhere, and some ahead
+        assert read == expected
+
+
+def test_a_training_is_kept_by_the_clock_inside_an_epoch_too(
+    tiny: Config, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit(tiny, data, tmp_path / "whole", STOPPING)
+    step, numbers = Engine.step, itertools.count()
+
+    def die(*given: Any, **named: Any) -> Any:
+        if next(numbers) == 6:
+            raise RuntimeError("the power is gone")
+        return step(*given, **named)
+
+    for minutes, found in ((1e-9, (1, 2)), (0.0, (1, 0)), (10.0, (1, 0))):
+        cut, numbers = tmp_path / f"cut {minutes}", itertools.count()
+        often = override(tiny, {"machine.checkpoint_minutes": minutes})
+        with monkeypatch.context() as patch:
+            patch.setattr(Engine, "step", die)
+            with pytest.raises(RuntimeError, match="power"):
+                fit(often, data, cut, STOPPING)
+        training = Training(override(tiny.student, STOPPING), data, tiny.machine)
+        training.load_state(checkpoint.load_checkpoint(cut, training.device) or {})
+        assert (training.next_epoch, training.steps_done) == found
+    fit(tiny, data, tmp_path / "cut 1e-09", STOPPING)
+    assert (tmp_path / "cut 1e-09" / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+
+
+def test_a_killed_worker_is_one_sentence_and_costs_no_step(
+    tiny: Config, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit(tiny, data, tmp_path / "whole", STOPPING)
+    parallel = override(tiny, {"machine.workers": 2, "machine.checkpoint_minutes": 0.0})
+    with monkeypatch.context() as patch:
+        step = Engine.step
+
+        def kill(*given: Any, **named: Any) -> Any:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid or 0, signal.SIGKILL)
+            return step(*given, **named)
+
+        patch.setattr(Engine, "step", kill)
+        with pytest.raises(
+            InputError, match=r"^After step \d in epoch 0: .* lower machine\.workers"
+        ):
+            fit(parallel, data, tmp_path / "cut", STOPPING)
+    training = Training(override(tiny.student, STOPPING), data, tiny.machine)
+    training.load_state(checkpoint.load_checkpoint(tmp_path / "cut", training.device) or {})
+    assert training.steps_done > 0
+    fit(tiny, data, tmp_path / "cut", STOPPING)
+    assert (tmp_path / "cut" / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+
+
+def test_a_damaged_newest_checkpoint_costs_an_epoch_and_not_the_training(
+    tiny: Config, data: TrainingData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values: dict[str, Scalar] = {"epochs": 3, "eval_every": 3}
+    whole = fit(tiny, data, tmp_path / "whole", values)
+    cut = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny, data, cut, values, Interrupting("", epoch=2))
+    truncate(cut / CHECKPOINT)
+    fit(tiny, data, cut, values)
+    said = capsys.readouterr().out
+    assert f"warning: {cut / CHECKPOINT} is damaged: {OLDER}, the one before, is read" in said
+    assert "goes on with epoch 1 of 3" in said
+    assert (cut / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    assert not (cut / OLDER).exists()  # of no more use
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"network.name": "deeplabv3plus", "network.backbone": "mobilenet_v2"},
+        {"optim.name": "adamw"},
+        {"optim.ema": 0.5},
+        {"epochs": 1},
+    ],
+    ids=str,
+)
+def test_the_checkpoint_of_another_training_is_refused_in_one_sentence(
+    values: dict[str, Scalar], tiny: Config, data: TrainingData, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny, data, tmp_path, {"epochs": 3, "eval_every": 3}, Interrupting("", epoch=2))
+    with pytest.raises(InputError, match=rf"{CHECKPOINT}: The checkpoint is of another .* delete"):
+        fit(tiny, data, tmp_path, {"epochs": 3, "eval_every": 3, **values})
 
 
 def test_snapshots_are_what_a_training_was_on_the_way_interrupted_or_not(
@@ -337,7 +495,7 @@ def test_classes_are_weighed_by_the_real_labels_alone(
         counted.extend(samples)
         return count_pixels(samples, reader)
 
-    monkeypatch.setattr("selftrain.train.count_pixels", count)
+    monkeypatch.setattr("selftrain.training.count_pixels", count)
     Training(tiny.student, data, tiny.machine)
     assert counted == []
     Training(override(tiny.student, {"loss.class_weights": "median"}), data, tiny.machine)

@@ -137,7 +137,21 @@ class RawCache:
             raise InputError(
                 f"The raw cache {self.folder} was built anew while it was in use: start again."
             )
-        return _Files(_read_rows(index), images, labels)
+        try:
+            files = _Files(_read_rows(index), images, labels)
+            outside = [row.name for row in files.rows.values() if not files.has(row)]
+        except Exception as error:  # pyarrow and what it may hand over
+            raise InputError(
+                f"{self.folder / INDEX} is no index of a raw cache: delete the folder and build "
+                "the cache again."
+            ) from error
+        if outside:
+            raise InputError(
+                f"The raw cache {self.folder} is damaged: {outside[0]} does not lie in its files "
+                f"({len(outside)} of {len(files.rows)} frames): delete the folder and build the "
+                "cache again."
+            )
+        return files
 
     def _is_intact(self, row: "Row") -> bool:
         label = self._files.label(row)
@@ -169,6 +183,13 @@ class _Files:
     rows: Mapping[str, Row]
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8]
+
+    def has(self, row: Row) -> bool:
+        """Return whether a frame lies within the files."""
+        pixels = row.height * row.width
+        sides = row.height > 0 and row.width > 0 and row.image_offset >= 0
+        label = row.label_offset == NO_LABEL or 0 <= row.label_offset <= len(self.labels) - pixels
+        return sides and label and row.image_offset <= len(self.images) - 3 * pixels
 
     def image(self, row: Row) -> NDArray[np.uint8]:
         end = row.image_offset + 3 * row.height * row.width

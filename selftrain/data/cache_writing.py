@@ -32,7 +32,7 @@ from selftrain.data.cache import (
 from selftrain.data.reader import Reader
 from selftrain.data.sample import Sample
 from selftrain.errors import InputError
-from selftrain.files import write_atomically
+from selftrain.files import remove_leftovers, scratch_folder, write_atomically
 
 _MEASURED = 16  # frames read to foresee the size of all
 
@@ -73,16 +73,12 @@ def build_raw_cache(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _lock(folder):
-            unfinished = folder.with_name(f".{folder.name}.unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)  # of an attempt that was killed
-            try:
-                _require_space(samples, reader, folder)
-                unfinished.mkdir()
+            remove_leftovers(folder.parent, deep=False)  # of attempts that were killed
+            _require_space(samples, reader, folder)
+            with scratch_folder(beside=folder) as unfinished:
                 rows = _write_frames(samples, reader, unfinished, workers, advance)
                 index_digest = _write_index(unfinished, rows, reader, source_digest)
                 _replace(folder, unfinished)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         raise InputError(
             f"The raw cache {folder} cannot be written ({error.strerror or error}): free some "
@@ -188,9 +184,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 def _replace(folder: Path, finished: Path) -> None:
     # Processes that have the old files mapped keep them.
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    finished.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with scratch_folder(beside=folder) as old:
+        if folder.exists():
+            folder.rename(old / folder.name)
+        finished.rename(folder)

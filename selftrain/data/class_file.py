@@ -62,7 +62,7 @@ def read_classes(path: Path) -> ClassTable:
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: save it in that encoding.") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
         raise InputError(f"{path} is no JSON ({error}): correct that place.") from error
     try:
         return _table(content)

@@ -14,7 +14,7 @@ from selftrain.data.plan import Crop
 from selftrain.data.reader import Reader
 from selftrain.data.sample import Sample
 from selftrain.data.strong_augment import StrongAugmentation, StrongAugmenter
-from selftrain.errors import InputError, from_worker
+from selftrain.data.workers import iterate, use_one_thread
 
 Example = tuple[Tensor, ...]
 """Image and labels; where the data set was asked for them, confidences; where it was asked for
@@ -134,12 +134,7 @@ class CropLoader(DataLoader[Example]):
 
     def __iter__(self) -> Iterator[Example]:  # type: ignore[override]  # no one needs its class
         """Yield batches: an example's tensors, each with a first dimension of B crops."""
-        try:
-            yield from super().__iter__()
-        except InputError as error:
-            if self.num_workers == 0:
-                raise
-            raise from_worker(error) from None
+        return iterate(self)
 
 
 def make_loader(
@@ -161,14 +156,8 @@ def make_loader(
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
-        worker_init_fn=_use_one_thread,
+        worker_init_fn=use_one_thread,
         pin_memory=pin_memory,
         # Its own generator: otherwise each epoch's start would draw from torch's global one.
         generator=torch.Generator(),
     )
-
-
-def _use_one_thread(worker: int) -> None:
-    # Workers are the parallelism; threads on top of them fight for the same cores.
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)

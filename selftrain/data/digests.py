@@ -6,6 +6,7 @@ touched is hashed again; what is remembered of it is replaced.
 
 import hashlib
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +22,7 @@ _SCHEMA = (
     "(path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest TEXT) WITHOUT ROWID"
 )
 _TOGETHER = 4096
+_DIGEST = re.compile("[0-9a-f]{32}")
 _INSERT = "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)"
 
 
@@ -62,12 +64,12 @@ class FileDigests:
         except OSError:
             return digest_file(path)  # which says what is wrong
         key = _key(path, status)
-        with self._lock:
+        with self._lock, suppress(sqlite3.Error):  # damaged: what it cannot tell is made again
             found = self._connection.execute(
                 "SELECT digest FROM digests WHERE path = ? AND size = ? AND mtime_ns = ?", key
             ).fetchone()
-        if found is not None:
-            return str(found[0])
+            if found is not None and _DIGEST.fullmatch(str(found[0])):
+                return str(found[0])
         digest = digest_file(path)
         with self._lock, suppress(sqlite3.Error):  # a full disk: it is made again next time
             self._connection.execute(_INSERT, (*key, digest))

@@ -27,6 +27,10 @@ SCHEMA = pa.schema(
     ]
 )
 _ROW_GROUP = 256
+_ALWAYS_READ = 2**28
+_MOST_GROWTH = 2000
+"""Decoded bytes for each byte of a file beyond `_ALWAYS_READ`. The histograms of 255 classes, with
+nothing in them, come to 1600; a file that was made to fill the memory comes to millions."""
 
 
 class ManifestWriter:
@@ -71,9 +75,9 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     try:
         found = pq.read_metadata(path).metadata or {}
-    except (OSError, pa.ArrowInvalid) as error:
+        return {key.decode(): value.decode() for key, value in found.items()}
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise _unreadable(path) from error
-    return {key.decode(): value.decode() for key, value in found.items()}
 
 
 def read_rows(path: Path) -> pa.Table:
@@ -81,22 +85,24 @@ def read_rows(path: Path) -> pa.Table:
 
     Raises:
         InputError: the file cannot be read, or a column is missing, has gaps or holds something
-            else than it should.
+            else than it should; or it would take absurdly much memory.
     """
     try:
-        rows = pq.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowInvalid) as error:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            _require_columns(path, file.schema_arrow.names)
+            _require_modest(path, file.metadata)
+            rows = file.read(SCHEMA.names)
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise _unreadable(path) from error
-    for name in SCHEMA.names:
-        if name not in rows.column_names:
-            raise InputError(
-                f"{path} has no column {name}: delete the folder and run the stage again."
-            )
     try:
         # Other tools write the same values under other types: pandas 3 makes large strings.
-        rows = rows.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InputError(f"{path} has a column of another type: {error}.") from error
+        rows = rows.cast(SCHEMA).combine_chunks()
+        rows.validate(full=True)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"{path} has a column of another type ({_first_line(error)}): delete the folder and "
+            "run the stage again."
+        ) from error
     for field, column in zip(SCHEMA, rows.columns, strict=True):
         gaps = column.null_count
         if pa.types.is_list(field.type):
@@ -107,6 +113,34 @@ def read_rows(path: Path) -> pa.Table:
                 "again."
             )
     return rows
+
+
+def _require_columns(path: Path, names: list[str]) -> None:
+    for name in SCHEMA.names:
+        if names.count(name) != 1:
+            raise InputError(
+                f"{path} has {'no' if name not in names else 'more than one'} column {name}: "
+                "delete the folder and run the stage again."
+            )
+
+
+def _require_modest(path: Path, metadata: pq.FileMetaData) -> None:
+    """Raise InputError if a small file claims to hold very many values (a zip bomb)."""
+    values = sum(
+        metadata.row_group(group).column(column).num_values
+        for group in range(metadata.num_row_groups)
+        for column in range(metadata.num_columns)
+    )
+    size = path.stat().st_size
+    if max(values, metadata.num_rows) * 8 > max(_ALWAYS_READ, _MOST_GROWTH * size):
+        raise InputError(
+            f"{path} claims to hold {metadata.num_rows:,} rows of {values:,} values in {size:,} "
+            "bytes, which is no set of pseudo labels: make or copy the set again."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _unreadable(path: Path) -> InputError:

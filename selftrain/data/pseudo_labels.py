@@ -20,6 +20,9 @@ from selftrain.data.sample import Blob, Sample
 from selftrain.data.shards import BIN_STARTS, CARD, FORMAT_VERSION, SHARD_NAME, is_shard_whole
 from selftrain.errors import InputError
 
+_FARTHEST = 2**62
+"""Byte of a shard; a sum of 64 bits that is larger begins anew below 0."""
+
 
 @dataclass(frozen=True, eq=False)
 class PseudoLabelSet:
@@ -50,6 +53,11 @@ class PseudoLabelSet:
         num_classes = len(card["classes"])
         _check_lists(folder, manifest, num_classes)
         _check_shards(folder, manifest, card["shards"], verify=verify)
+        if card.get("images", manifest.num_rows) != manifest.num_rows:
+            raise InputError(
+                f"{folder / MANIFEST} has {manifest.num_rows} images, but {CARD} lists "
+                f"{card['images']!r}: make or copy the set of pseudo labels again."
+            )
         rows = {name: row for row, name in enumerate(manifest["name"].to_pylist())}
         if len(rows) < manifest.num_rows:
             raise InputError(
@@ -191,14 +199,21 @@ def _read_card(folder: Path) -> dict[str, Any]:
             f"{folder / CARD} cannot be read: there is no finished set of pseudo labels; "
             "run the stage pseudo_label to the end."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{folder / CARD} is not JSON: delete the folder and run the stage again."
         ) from error
     if not isinstance(card, dict) or card.get("format_version") != FORMAT_VERSION:
         raise InputError(f"{folder / CARD} is not of format version {FORMAT_VERSION}: label again.")
-    for key, kind in [("classes", list), ("shards", dict)]:
-        if not isinstance(card.get(key), kind):
+    listed = {
+        "classes": isinstance(card.get("classes"), list)
+        and all(isinstance(name, str) for name in card["classes"]),
+        "shards": isinstance(card.get("shards"), dict)
+        and all(isinstance(facts, dict) for facts in card["shards"].values())
+        and all(isinstance(facts.get("bytes"), int) for facts in card["shards"].values()),
+    }
+    for key, is_listed in listed.items():
+        if not is_listed:
             raise InputError(
                 f"{folder / CARD} lists no {key}: delete the folder and run the stage again."
             )
@@ -233,7 +248,7 @@ def _check_shards(
     legal = np.array([bool(SHARD_NAME.fullmatch(name)) for name in names], dtype=bool)
     for kind in KINDS:
         offset, length = (manifest[f"{kind}_{what}"].to_numpy() for what in ("offset", "length"))
-        wrong = ~legal[of_row] | (offset < 0) | (length < 0)
+        wrong = ~legal[of_row] | (offset < 0) | (length < 0) | (offset > _FARTHEST - length)
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise InputError(

@@ -10,12 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from selftrain.data.picture_header import is_png_intact, jpeg_segments, read_header
 from selftrain.data.quarter import enlarge, quarter_shape
 from selftrain.data.sample import Blob, ClassTable, Sample
 from selftrain.errors import InputError
 from selftrain.labels import IGNORE_INDEX
 
 _PNG = b"\x89PNG"
+MOST_PIXELS = 2**27
+"""Of a picture, as of 16384x8192: in colours 0.4 GB. A small file can claim to hold any number."""
+_TOGETHER = 2**20
+"""Pixels of colours that are looked up together."""
 
 
 class FrameCache(Protocol):
@@ -50,9 +55,8 @@ class Reader:
         """Return the picture as RGB (H, W, 3)."""
         if self.cache is not None and (cached := self.cache.image(sample)) is not None:
             return cached
-        flags = cv2.IMREAD_COLOR | (0 if self.upright else cv2.IMREAD_IGNORE_ORIENTATION)
-        image = _decode(Blob(sample.image), flags)
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+        turn = 0 if self.upright else cv2.IMREAD_IGNORE_ORIENTATION
+        image = _decode(Blob(sample.image), cv2.IMREAD_COLOR_RGB | turn)
         height, width = self._target(image)
         shrinks = height < image.shape[0]
         return _resize(image, height, width, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
@@ -69,7 +73,9 @@ class Reader:
                 f"{sample.image} has no label, but a labelled image is needed here: add its label."
             )
         if sample.is_pseudo:  # the teacher saw the scaled image: never scaled again
-            return self._ignore_unsure(sample, _decode_ids(sample.label))
+            label = _decode_ids(sample.label)
+            self._require_known(label, sample.label)
+            return self._ignore_unsure(sample, label)
         if self.cache is not None and (cached := self.cache.label(sample)) is not None:
             return cached
         if self.classes.file_colors:
@@ -85,7 +91,8 @@ class Reader:
             where = sample.label.path if sample.label else sample.name
             raise InputError(
                 f"{where} is {label.shape[1]}x{label.shape[0]} but its image {sample.image} is "
-                f"{image.shape[1]}x{image.shape[0]}: label and image must have the same size."
+                f"{image.shape[1]}x{image.shape[0]}: label and image must have the same size"
+                f"{turned_hint(image.shape, label.shape)}."
             )
         return image, label
 
@@ -164,6 +171,17 @@ class Reader:
         return np.asarray(cv2.LUT(raw, table.clip(min=0).astype(np.uint8)), dtype=np.uint8)
 
     def _colors_to_train_ids(self, bgr: NDArray[np.uint8], blob: Blob) -> NDArray[np.uint8]:
+        # Row by row, or some of them: numbers of 8 bytes for all pixels of a large map would take
+        # twenty times its memory.
+        label = np.empty(bgr.shape[:2], dtype=np.uint8)
+        rows = max(1, _TOGETHER // bgr.shape[1])
+        for top in range(0, len(bgr), rows):
+            label[top : top + rows] = self._strip_to_train_ids(bgr[top : top + rows], top, blob)
+        return label
+
+    def _strip_to_train_ids(
+        self, bgr: NDArray[np.uint8], top: int, blob: Blob
+    ) -> NDArray[np.uint8]:
         table = self.classes.file_colors
         known = np.array([_code(*color) for color in table])
         order = np.argsort(known)
@@ -174,11 +192,21 @@ class Reader:
             y, x = np.argwhere(illegal)[0]
             color = (int(red[y, x]), int(green[y, x]), int(blue[y, x]))
             raise InputError(
-                f"{blob.path} holds the colour {color} at y={y}, x={x}, which is none of the data "
-                f"set's {len(table)} colours: correct the file or the class list."
+                f"{blob.path} holds the colour {color} at y={top + y}, x={x}, which is none of the "
+                f"data set's {len(table)} colours: correct the file or the class list."
             )
         train_ids: NDArray[np.uint8] = np.array(list(table.values()), dtype=np.uint8)
         return np.asarray(train_ids[found])
+
+    def _require_known(self, label: NDArray[np.uint8], blob: Blob) -> None:
+        unknown = np.zeros(256, dtype=np.uint8)
+        unknown[len(self.classes) : IGNORE_INDEX] = 1
+        if (illegal := cv2.LUT(label, unknown)).any():
+            y, x = np.argwhere(illegal)[0]
+            raise InputError(
+                f"A pseudo label in {blob.path} holds the id {label[y, x]} at y={y}, x={x}, which "
+                f"is none of the {len(self.classes)} classes: label the pool again."
+            )
 
     def _ignore_unsure(self, sample: Sample, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if not any(self.keep_from):
@@ -214,6 +242,13 @@ def frame_factor(height: int, width: int, scale: float, short_side: int) -> floa
     return min(scale, short_side / min(height, width)) if short_side > 0 else scale
 
 
+def turned_hint(image: tuple[int, ...], label: tuple[int, ...]) -> str:
+    """Return what to do about a label whose sides are the image's other way round; "" if not."""
+    if image[:2] != label[1::-1]:
+        return ""
+    return "; an orientation tag is not followed where there are labels: turn the pixels"
+
+
 def _code(red: Any, green: Any, blue: Any) -> Any:
     """Return one number for a colour; for numbers and for arrays of them."""
     return (red * 256 + green) * 256 + blue
@@ -232,12 +267,15 @@ def _decode_ids(blob: Blob) -> NDArray[np.uint8]:
     """Return the numbers that a label file holds, (H, W)."""
     data = blob.read()
     depth, kind = data[24:26] if data.startswith(_PNG) and len(data) > 26 else (8, 0)
-    if kind == 3 and not _is_truncated(data):
+    if kind == 3:
         # OpenCV would turn a palette's indices, which are the ids, into its colours.
+        _require_whole(blob, data)
+        if not is_png_intact(data):
+            raise _unreadable(blob)
         try:
             with Image.open(io.BytesIO(data)) as picture:
                 return np.asarray(picture, dtype=np.uint8)
-        except (OSError, ValueError, SyntaxError) as error:  # all of them, by the kind of damage
+        except Exception as error:  # of many kinds, by the kind of damage
             raise _unreadable(blob) from error
     raw = _decode(blob, cv2.IMREAD_UNCHANGED, data)
     if raw.ndim == 3 and (raw[..., :1] == raw[..., 1:3]).all():
@@ -262,11 +300,9 @@ def _picture_size(blob: Blob) -> tuple[int, int]:
 def _decode(blob: Blob, flags: int, data: bytes | None = None) -> NDArray[np.uint8]:
     """Return a picture as OpenCV reads it; `data` are the blob's bytes if they are at hand."""
     data = blob.read() if data is None else data
-    # OpenCV fills what a truncated file lacks with gray and says nothing, so look before.
-    if _is_truncated(data):
-        raise InputError(f"{blob.path} is truncated: make or copy it again.")
+    _require_whole(blob, data)
     try:
-        picture = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if data else None
+        picture = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     except cv2.error:
         picture = None
     if picture is None:
@@ -274,30 +310,40 @@ def _decode(blob: Blob, flags: int, data: bytes | None = None) -> NDArray[np.uin
     return np.asarray(picture, dtype=picture.dtype)
 
 
+def _require_whole(blob: Blob, data: bytes) -> None:
+    """Raise InputError unless this is all of one picture, of a known format and a sane size."""
+    # OpenCV fills what a truncated file lacks with gray and says nothing.
+    if _is_truncated(data):
+        raise InputError(f"{blob.path} is truncated: make or copy it again.")
+    header = read_header(data)
+    if header is None or 0 in (header.width, header.height):
+        raise _unreadable(blob)
+    if header.is_animated:
+        raise InputError(
+            f"{blob.path} is an animated {header.format}: save the one picture that is meant."
+        )
+    if header.width * header.height > MOST_PIXELS:
+        raise InputError(
+            f"{blob.path} is, or claims to be, {header.width}x{header.height} pixels, more than "
+            f"the {MOST_PIXELS:,} that are read: cut it into pieces, or take it out."
+        )
+
+
 def _unreadable(blob: Blob) -> InputError:
     return InputError(
-        f"{blob.path} is not a readable picture, but damaged or no image: "
-        "make or copy it again, or take it out."
+        f"{blob.path} is not a readable picture, but damaged, or no PNG, JPEG, WebP, TIFF or BMP "
+        "of 8 or 16 bits: make or copy it again, or take it out."
     )
 
 
 def _is_truncated(data: bytes) -> bool:
     if data.startswith(b"\xff\xd8\xff"):
-        return data.rfind(b"\xff\xd9", _jpeg_pixels_start(data)) < 0
+        # Before the pixels there may be a thumbnail with an end mark of its own; among them an
+        # end mark is the image's.
+        *_, (_, start) = jpeg_segments(data)
+        return data.rfind(b"\xff\xd9", start) < 0
     if data.startswith(_PNG):
         return data.rfind(b"IEND\xaeB`\x82") < 0
     if data.startswith(b"RIFF"):  # WebP
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     return False
-
-
-def _jpeg_pixels_start(data: bytes) -> int:
-    # Before the pixels there may be a thumbnail with an end mark of its own; among them an end
-    # mark is the image's. Each segment is FF, its kind, and its length (2 bytes, big-endian).
-    at = 2
-    while at + 4 <= len(data) and data[at + 1] != 0xDA:
-        if data[at + 1] == 0xFF:  # padding
-            at += 1
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return at

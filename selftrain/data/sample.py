@@ -4,6 +4,8 @@ A `Sample` names files and opens none, so an unlabelled pool is listed without t
 label.
 """
 
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,9 @@ from numpy.typing import NDArray
 
 from selftrain.errors import InputError
 from selftrain.labels import IGNORE_INDEX
+
+MOST_BYTES = 2**30
+"""Of a file that is read whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +30,15 @@ class Blob:
     """-1: to the end of the file."""
 
     def read(self) -> bytes:
-        """Return the bytes; raise InputError if the file is missing or shorter than the range."""
+        """Return the bytes.
+
+        Raises:
+            InputError: the file is missing, cannot be read, is none but a pipe or a device, is
+                larger than any picture, or is shorter than the range.
+        """
         try:
-            with self.path.open("rb") as file:
+            with open(self.path, "rb", opener=_open_at_once) as file:
+                self._require_file(os.fstat(file.fileno()))
                 file.seek(self.offset)
                 data = file.read(self.length)
         except OSError as error:
@@ -41,6 +52,20 @@ class Blob:
                 "it is truncated; make or copy it again."
             )
         return data
+
+    def _require_file(self, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{self.path} is no file but a pipe or a device: take it out.")
+        if self.length < 0 and status.st_size > MOST_BYTES:
+            raise InputError(
+                f"{self.path} has {status.st_size:,} bytes, more than the {MOST_BYTES:,} of any "
+                "picture that is read: cut it into pieces, or take it out."
+            )
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A pipe would otherwise let its reader wait for somebody who writes.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftrain.data.centroids import tile_centroids
-from selftrain.data.reader import Reader
+from selftrain.data.reader import Reader, turned_hint
 from selftrain.data.sample import Blob, Sample
 from selftrain.data.statistics import count_label
 from selftrain.errors import InputError
@@ -160,7 +160,8 @@ def scan_frame(sample: Sample, reader: Reader, *, tile: int) -> Frame:
             if image is not None and label.shape != (height, width):
                 sentence = (
                     f"{sample.label.path} is {label.shape[1]}x{label.shape[0]} but its image "
-                    f"{sample.image} is {width}x{height}: label and image must have the same size."
+                    f"{sample.image} is {width}x{height}: label and image must have the same size"
+                    f"{turned_hint((height, width), label.shape)}."
                 )
                 problems.append(Problem(kind=Kind.SIZE, sentence=sentence))
             pixels = count_label(label, len(reader.classes))
@@ -231,7 +232,7 @@ class _Found:
             try:
                 rows = json.loads(path.read_bytes())
                 self._known |= {fingerprint: _to_frame(row) for fingerprint, row in rows.items()}
-            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            except Exception as error:  # of many kinds, by what stands there instead
                 logging.getLogger(__name__).warning("%s is broken (%s): left out.", path, error)
 
     def find(self, fingerprint: str | None) -> Frame | None:

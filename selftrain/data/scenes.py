@@ -11,7 +11,6 @@ left, and 8 more classes, of which the lines on the road are in every picture an
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -25,12 +24,14 @@ from numpy.typing import NDArray
 
 from selftrain.data.sample import ClassTable
 from selftrain.errors import InputError
+from selftrain.files import remove_leftovers, scratch_folder, write_atomically
 from selftrain.scenery import abroad, layout
 from selftrain.scenery.abroad import ABROAD
 from selftrain.scenery.canvas import UP, VOID, Camera, Canvas, Label, between, hsv
 from selftrain.scenery.street import Scene, pave, plan
 from selftrain.scenery.style import CITY, Style
 from selftrain.scenery.weather import develop, draw_light, paint_sky, settle_ground
+from selftrain.signals import leave_to_parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,8 +175,17 @@ def _write_one(folder: Path, seed: int, index: int, width: int, height: int, sty
     fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
     for kind, picture in (("images", image[:, :, ::-1]), ("labels", labels)):
         path = folder / kind / f"{index:05d}.png"
-        if not cv2.imwrite(str(path), picture, fast):
-            raise OSError(f"cannot write {path}")
+        _, png = cv2.imencode(".png", picture, fast)  # imwrite would not say why it fails
+        try:
+            with path.open("wb") as file:
+                file.write(png.tobytes())
+                file.flush()
+                os.fsync(file.fileno())  # the folder's name will say that all are whole
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be written ({error.strerror or error}): free some space, or set "
+                "machine.data_root to a folder that you may write to."
+            ) from error
 
 
 def write_split(
@@ -220,27 +230,26 @@ def write_split(
         raise InputError(
             f"{folder} holds something else than the scenes {content}: move it away or delete it."
         )
-    partial_folder = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    try:
+    remove_leftovers(folder.parent, deep=False)
+    with scratch_folder(beside=folder) as partial_folder:
         for kind in ("images", "labels"):
-            (partial_folder / kind).mkdir(parents=True)
+            (partial_folder / kind).mkdir()
         write = partial(_write_one, partial_folder, seed, width=width, height=height, style=style)
         if workers > 0:
             # Not fork: OpenCV's and PyTorch's threads do not survive it.
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            with ProcessPoolExecutor(
+                workers, mp_context=get_context("spawn"), initializer=leave_to_parent
+            ) as pool:
                 list(pool.map(write, indices, chunksize=16))
         else:
             for index in indices:
                 write(index)
-        (partial_folder / _NOTE).write_text(json.dumps(content))
+        write_atomically(partial_folder / _NOTE, json.dumps(content).encode())
         try:
             partial_folder.rename(folder)
         except OSError:  # another process was faster: the same arguments draw the same scenes
             if not _holds(folder, content):
                 raise
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
 
 
 def _holds(folder: Path, content: dict[str, object]) -> bool:

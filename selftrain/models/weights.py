@@ -1,12 +1,10 @@
 """Pretrained backbone weights: from torchvision, or from a file."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from selftrain.errors import InputError
@@ -73,23 +71,32 @@ def load_fitting(module: nn.Module, weights: Mapping[str, Tensor], refusal: str)
     """
     if faults := _differences(weights, module.state_dict()):
         raise InputError(f"{refusal}: " + "; ".join(faults))
-    module.load_state_dict(weights, strict=False)
+    try:
+        module.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # of a kind that cannot be copied: sparse, quantized, ...
+        raise InputError(f"{refusal}: its tensors are not plain numbers") from error
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
-        raise InputError(f"there is no weights file {path}")
+        raise InputError(f"there is no weights file {path}: correct the path, or fetch it")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}): see that you may read it"
+        ) from error
+    except Exception as error:  # zipfile, pickle, torch and safetensors each raise their own kinds
         # Not torch's own words: they advise to load the file in the unsafe way.
         raise InputError(
             f"{path} is not a plain file of tensors, or is damaged: fetch it again, or save a "
             "state_dict() itself"
         ) from error
-    if not isinstance(found, dict) or not all(isinstance(it, Tensor) for it in found.values()):
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(it, Tensor) for name, it in found.items()
+    ):
         raise InputError(f"{path} is not a plain file of tensors: save a state_dict() itself")
     return found
 

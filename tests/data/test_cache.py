@@ -355,7 +355,7 @@ def test_a_file_that_cannot_be_read_leaves_the_old_cache_whole(
 
 
 def test_what_a_killed_attempt_left_is_cleared_away(samples: list[Sample], folder: Path) -> None:
-    left = folder.with_name(".raw.unfinished")
+    left = folder.with_name(f".{'0' * 32}.tmp")
     left.mkdir(parents=True)
     (left / IMAGES).write_bytes(b"half")
     assert_same_frames(build(samples, folder), samples, READER)

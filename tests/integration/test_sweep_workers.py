@@ -1,16 +1,12 @@
 """Several workers on one search: none of its trials is lost and none is carried out twice.
 
-The database is a real PostgreSQL that the test starts, on a socket in a folder of its own (Debian:
-apt-get install postgresql). Trials cost nothing here: what is tested is who does which.
+The database is a real PostgreSQL. Trials cost nothing here: what is tested is who does which;
+test_worker_kills.py has real ones.
 """
 
 import multiprocessing
 import os
-import pwd
-import shutil
 import signal
-import subprocess
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +17,7 @@ from pathlib import Path
 import pytest
 from optuna.pruners import NopPruner
 from optuna.trial import Trial, TrialState
+from postgres import started_postgres
 
 from selftrain.search import RETRY_OF, count, search
 from selftrain.sweep_storage import SharedStudy, open_study
@@ -31,45 +28,11 @@ SECONDS = 300
 """After which a worker counts as hung."""
 
 
-def find_postgres() -> Path | None:
-    """Return the folder of initdb and pg_ctl."""
-    on_path = shutil.which("initdb")
-    if on_path is not None:
-        return Path(on_path).parent
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else None
-
-
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
     """The URI of an empty database."""
-    programs = find_postgres()
-    if programs is None:
-        pytest.skip("no PostgreSQL is installed (Debian: apt-get install postgresql)")
-    owner = pwd.getpwuid(os.geteuid()).pw_name
-    if owner == "root":  # whom initdb refuses
-        owner = "postgres"
-    # Not pytest's folder, which another user cannot enter; and a socket's path must be short.
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    shutil.chown(folder, owner)
-
-    def call(program: str, *words: str) -> None:
-        subprocess.run(
-            [programs / program, "-D", folder / "data", *words],
-            cwd=folder,
-            user=owner if os.geteuid() == 0 else None,
-            stdout=subprocess.DEVNULL,
-            check=True,
-        )
-
-    try:
-        call("initdb", "--auth=trust", "--no-sync", "--username=sweeper")
-        options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off"
-        call("pg_ctl", "start", "-w", f"--log={folder / 'log'}", f"--options={options}")
-        yield f"postgresql://sweeper@/postgres?host={folder}"
-        call("pg_ctl", "stop", "-w", "--mode=immediate")
-    finally:
-        shutil.rmtree(folder)
+    with started_postgres() as uri:
+        yield uri
 
 
 @pytest.fixture(params=["journal", "database"])

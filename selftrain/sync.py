@@ -1,0 +1,40 @@
+"""`python -m selftrain sync`: deliver what runs could not tell the tracking store.
+
+Messages wait in `spool`, below the products, when the store did not come back before the end of a
+stage, or the stage's process died while it was away. It does no harm to be killed here: what is
+delivered twice is in the store once.
+"""
+
+from pathlib import Path
+
+from selftrain import progress, tracking
+from selftrain.errors import InputError
+
+
+def sync(outputs: Path, patience: float) -> None:
+    """Deliver what waits, and end the runs with the status they had.
+
+    A stage whose run so becomes FINISHED is found by the next command, and not made again.
+
+    Args:
+        outputs: Folder of the products.
+        patience: Seconds to wait for the store if it goes away meanwhile.
+
+    Raises:
+        InputError: the store does not answer, or something of it could not be delivered.
+    """
+    tracking.connect(outputs, patience)
+    found = tracking.deliver_left()
+    for done in found:
+        progress.say(tracking.describe(done))
+    at_work = tracking.spools_of_others()
+    for folder in at_work:
+        progress.say(f"{folder} is left to the process that writes it")
+    if not found and not at_work:
+        progress.say(f"nothing waits in {outputs / tracking.SPOOL}")
+    failed = [done for done in found if done.left is not None]
+    if failed:
+        raise InputError(
+            f"Of {len(found)} runs, what {len(failed)} have logged could not be delivered in full; "
+            f"the first is {failed[0].run_id}: {failed[0].left}"
+        )
