@@ -41,7 +41,6 @@ TESTED_ELSEWHERE = {
     "data/__init__.py": "a docstring",
     "data/cache_writing.py": "data/test_cache.py",
     "data/cached_frames.py": "test_datasets.py",
-    "data/picture_header.py": "bad_input/test_cases.py, test_fuzz.py",
     "data/sample.py": "data/test_reader.py, data/test_digests.py",
     "data/splits/__init__.py": "a docstring",
     "data/splits/make_camvid.py": "data/test_camvid.py",
