@@ -32,6 +32,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from selftrain.checkpoint import NETWORK
 from selftrain.errors import InputError
+from selftrain.files import is_folder
 from selftrain.passwords import hide_passwords
 
 KEY_TAG = "selftrain.key"
@@ -119,8 +120,14 @@ def require_answer(uri: str) -> None:
     """Ask a server once whether it is there.
 
     Raises:
-        InputError: nobody answers within some seconds.
+        InputError: nobody answers within some seconds, or a folder stands for a file.
     """
+    if uri.startswith("sqlite:///") and is_folder(place := uri.removeprefix("sqlite:///")):
+        # SQLAlchemy would try again for minutes.
+        raise InputError(
+            f"The tracking store {uri} is a folder: set MLFLOW_TRACKING_URI to a file in it, as in "
+            f"sqlite:///{place.rstrip('/')}/mlflow.db."
+        )
     try:
         ping(uri, timeout=10)
     except (OSError, ValueError, HTTPException) as error:

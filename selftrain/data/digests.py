@@ -23,6 +23,8 @@ _SCHEMA = (
 )
 _TOGETHER = 4096
 _DIGEST = re.compile("[0-9a-f]{32}")
+_DAMAGE = sqlite3.Error, UnicodeDecodeError
+"""What a database raises that is none, or is damaged."""
 _INSERT = "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)"
 
 
@@ -47,7 +49,7 @@ class FileDigests:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=OFF")
             self._connection.execute(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, *_DAMAGE) as error:
             raise InputError(
                 f"{database} cannot be used to remember digests ({error}): delete it, or set "
                 "machine.outputs to a folder that can be written."
@@ -64,7 +66,7 @@ class FileDigests:
         except OSError:
             return digest_file(path)  # which says what is wrong
         key = _key(path, status)
-        with self._lock, suppress(sqlite3.Error):  # damaged: what it cannot tell is made again
+        with self._lock, suppress(*_DAMAGE):  # damaged: what it cannot tell is made again
             found = self._connection.execute(
                 "SELECT digest FROM digests WHERE path = ? AND size = ? AND mtime_ns = ?", key
             ).fetchone()

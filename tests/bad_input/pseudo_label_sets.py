@@ -115,7 +115,7 @@ CASES |= {
     ),
     "a_manifest_without_rows": spoilt(MANIFEST, without_rows, "0 images", "card.json lists 5"),
     "a_manifest_of_very_many_rows": spoilt(
-        MANIFEST, many_rows, "2,000,000 rows", "no set of pseudo labels", COPY
+        MANIFEST, many_rows, "more than 268 MB", "no set of pseudo labels", COPY
     ),
     "a_manifest_with_a_name_twice": spoilt(MANIFEST, rows(name="drive/1"), "5 rows for 4", AGAIN),
     "a_shard_outside_the_folder": spoilt(

@@ -43,12 +43,12 @@ def test_a_store_that_cannot_be_used_is_named_without_its_password(
 
 
 def test_a_store_that_may_not_be_read_is_named(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    own_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Path(world.folder / "mlflow.db")
+    store = Path(own_world.folder / "mlflow.db")
     store.chmod(0)
     if os.access(store, os.R_OK):
         pytest.skip("this user may read everything")
-    message = fail(world.scenes("teacher"), monkeypatch)
+    message = fail(own_world.scenes("teacher"), monkeypatch)
     assert "mlflow.db" in message
     assert "MLFLOW_TRACKING_URI" in message

@@ -151,7 +151,7 @@ class World:
             random_network(folder, classes)
 
         tracking.connect()
-        identity = {"classes": classes.names}
+        identity = {"classes": classes.names, "made in": str(self.folder)}
         product = run_stage(stage, identity, make, outputs=self.folder / "outputs", title="made")
         return product.run_id
 
