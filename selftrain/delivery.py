@@ -129,6 +129,13 @@ class Outbox:
                     )
                 time.sleep(max(0.0, min(_PAUSE, deadline - time.monotonic())))
 
+    def leave(self) -> None:
+        """Leave what waits to `sync`, or to the next command, as if this process had ended."""
+        with self._lock:
+            for spool in self._spools.values():
+                spool.close()
+            self._spools.clear()
+
     def patiently(self, ask: Callable[[], T]) -> T:
         """Ask the store something, and wait for it if it is away.
 

@@ -105,6 +105,7 @@ def connect(outputs: Path = Path("outputs"), patience: float = 60) -> str:
     """
     global _process
     experiment = store.connect()
+    _process.outbox.leave()
     _process = _Process(Outbox(outputs / SPOOL, patience), experiment)
     return store_uri()
 
