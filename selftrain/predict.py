@@ -14,7 +14,7 @@ from selftrain.data.listing import PICTURES, FileSamples, list_files, pack
 from selftrain.data.reader import Reader
 from selftrain.data.sample import Sample
 from selftrain.errors import InputError
-from selftrain.files import write_atomically
+from selftrain.files import remove_leftovers, write_atomically
 from selftrain.inference import Predictor, frames
 from selftrain.machine import count_workers
 from selftrain.pictures import colorize, encode_png, overlay
@@ -64,6 +64,7 @@ def predict(
     Raises:
         InputError: a picture is unreadable, or the output cannot be written.
     """
+    remove_leftovers(config.output)
     device = distributed.choose_device(machine.device)
     network, card = load_network(model, device)
     classes = card.class_table()

@@ -22,7 +22,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from selftrain import progress, store
+from selftrain import progress, signals, store
 from selftrain.delivery import Delivered, Outbox, Undelivered
 from selftrain.errors import InputError, Stopped
 from selftrain.passwords import hide_passwords
@@ -104,7 +104,8 @@ def connect(outputs: Path = Path("outputs"), patience: float = 60) -> str:
         InputError: nobody answers at the URI, it is no tracking URI, or it does not let us in.
     """
     global _process
-    experiment = store.connect()
+    with signals.deferred():  # mlflow makes a new database in steps, and cannot mend half a one
+        experiment = store.connect()
     _process.outbox.leave()
     _process = _Process(Outbox(outputs / SPOOL, patience), experiment)
     return store_uri()
