@@ -22,7 +22,7 @@ from mlflow.types import Schema, TensorSpec
 
 from selftrain import progress, store
 from selftrain.checkpoint import CHECKPOINT, NETWORK, OLDER
-from selftrain.errors import InputError
+from selftrain.errors import InputError, Unavailable
 from selftrain.spool import Message, Spool
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ _MOST_METRICS = 1000
 """In one request."""
 
 
-class Undelivered(InputError):
+class Undelivered(Unavailable):
     """The store has not come back: what was logged waits on disk."""
 
 
@@ -142,7 +142,7 @@ class Outbox:
         What waits for it is delivered first, so that the answer knows of it.
 
         Raises:
-            InputError: it is away for too long, or does not let us in.
+            Unavailable: it is away for too long, or does not let us in.
             MlflowException: it refuses.
         """
         deadline: float | None = None
@@ -166,7 +166,7 @@ class Outbox:
                         )
                 if now >= deadline:
                     self._has_given_up = True
-                    raise InputError(
+                    raise Unavailable(
                         f"The tracking store {store.shown_uri()} does not answer "
                         f"({store.reason_of(error)}): start it, see that it lets us in, and give "
                         "the same command again, which goes on from what there is."
@@ -181,7 +181,11 @@ class Outbox:
         with self._lock:
             found: list[Delivered] = []
             for folder in sorted(self.spools_of_others(), key=_age):
-                spool = Spool.open_left(folder)
+                try:
+                    spool = Spool.open_left(folder)
+                except InputError as error:  # one that is damaged does not keep others waiting
+                    found.append(Delivered(folder.name, left=str(error)))
+                    continue
                 if spool is not None:
                     try:
                         found.append(_deliver_left(spool))

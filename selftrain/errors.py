@@ -35,7 +35,15 @@ class Stopped(Exception):
     """A training is not worth going on with: its checkpoint is kept, its run ends as KILLED."""
 
 
-class LostWorker(InputError):
+class Unavailable(InputError):
+    """The machine lacks what a command needs: room, memory, the tracking store.
+
+    Another command on this machine would meet it too, so that a study or a sweep ends with it and
+    does not go on to its next arm or trial.
+    """
+
+
+class LostWorker(Unavailable):
     """A process that reads images was killed; what was done with those before is whole."""
 
 

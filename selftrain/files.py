@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from selftrain.errors import InputError
+from selftrain.errors import Unavailable
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
@@ -27,7 +27,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     made. Several processes may write the same path: the last one wins.
 
     Raises:
-        InputError: the file cannot be written (disk full, read-only, a plain file where a
+        Unavailable: the file cannot be written (disk full, read-only, a plain file where a
             folder should be, ...). No temporary file is left and the old file is untouched.
     """
     try:
@@ -39,7 +39,7 @@ def write_atomically(path: Path, data: bytes) -> None:
                 os.fsync(descriptor)
             temporary.replace(path)
     except OSError as error:
-        raise InputError(
+        raise Unavailable(
             f"{path} cannot be written ({error.strerror or error}): "
             "free some space or choose a folder that you may write to."
         ) from error

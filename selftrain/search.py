@@ -20,7 +20,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from selftrain import progress
-from selftrain.errors import InputError, Terminated
+from selftrain.errors import InputError, Terminated, Unavailable
 from selftrain.knobs import Scalar
 from selftrain.space import Cases, Choice, LogUniform, Option, Space, Whole
 from selftrain.sweep_storage import SharedStudy
@@ -167,6 +167,9 @@ def _carry_out(study: Study, trial: Trial, objective: Objective) -> None:
             state = TrialState.COMPLETE
         except TrialPruned:
             state = TrialState.PRUNED
+        except Unavailable:  # not the fault of the trial's knobs: it is tried again
+            study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+            raise
         except InputError as error:
             progress.say(f"trial {trial.number} failed: {error}")
             trial.set_user_attr(REASON, str(error))

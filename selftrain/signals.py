@@ -47,6 +47,10 @@ class _Listener:
         if now - self._last < _SAME_WISH:
             return
         self.note()
+        if self.defers and self.waiting is not None:
+            # What it waits for hangs. Not `Terminated`: the block must not be torn and go on.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         if not self.defers:
             raise Terminated(number)
         self.waiting = number

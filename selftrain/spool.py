@@ -79,8 +79,13 @@ class Spool:
         if not path.is_file():
             return None
         lock = FileLock(folder / "lock")
-        if not lock.take():
-            return None
+        try:
+            if not lock.take():
+                return None
+        except InputError:
+            if path.is_file():
+                raise
+            return None  # its process has just delivered it, and removed the folder
         try:
             about = json.loads(path.read_bytes())
             return cls(folder, lock, {"run_id": "", **{k: str(v) for k, v in about.items()}})

@@ -141,7 +141,7 @@ def _carry_out(
     except tracking.Undelivered as error:
         if not (folder / _MARK).exists():
             raise
-        raise InputError(
+        raise tracking.Undelivered(
             f"{title} is made, and whole in {folder}, but nobody knows of it yet. {error} The same "
             "command then finds it."
         ) from error

@@ -15,7 +15,7 @@ from typing import Literal
 from selftrain import distributed, progress, tracking
 from selftrain.benchmarks import benchmark
 from selftrain.config import Config
-from selftrain.errors import InputError
+from selftrain.errors import InputError, Unavailable
 from selftrain.evaluate import read_metrics
 from selftrain.knobs import Scalar, flatten, override
 from selftrain.pipeline import Pipeline, control_config
@@ -138,6 +138,8 @@ def run_study(config: Config, run: tracking.Run) -> list[str]:
         progress.say(f"{settings.name}: {name}, seed {seed}")
         try:
             run_arm(config, study, name, seed)
+        except Unavailable:
+            raise  # the other arms would meet it too
         except InputError as error:
             if distributed.world_size() > 1:
                 raise  # another process may be without the mistake, and wait for this one

@@ -10,9 +10,10 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -216,9 +217,9 @@ def parent_run(name: str) -> Iterator[Run]:
     for done in deliver_left():
         progress.say(describe(done))
     words = hide_passwords(" ".join(sys.argv))
-    run_id = store.begin_command(_process.experiment, name, {STAGE_TAG: "pipeline"}, words)
-    with _open(run_id):
-        yield Run(run_id)
+    tags = {STAGE_TAG: "pipeline"}
+    with _open(lambda: store.begin_command(_process.experiment, name, tags, words)) as run:
+        yield run
 
 
 @contextmanager
@@ -237,9 +238,8 @@ def stage_run(stage: str, role: str, key: str) -> Iterator[Run]:
     parent = {"mlflow.parentRunId": _process.active[-1]} if _process.active else {}
     tags = {KEY_TAG: key, STAGE_TAG: stage, ROLE_TAG: role, **parent}
     begin = store.begin_run(_process.experiment, f"{role} {key[:6]}", tags)
-    run_id = _process.outbox.patiently(begin)
-    with _open(run_id, is_watched=True):
-        yield Run(run_id)
+    with _open(partial(_process.outbox.patiently, begin), is_watched=True) as run:
+        yield run
 
 
 @contextmanager
@@ -260,36 +260,44 @@ def trial_run(parent: Run, name: str, tags: Mapping[str, str]) -> Iterator[Run]:
     """
     tags = {**tags, STAGE_TAG: "trial", "mlflow.parentRunId": parent.run_id}
     begin = store.begin_run(_process.experiment, name, tags)
-    run_id = _process.outbox.patiently(begin)
-    with _open(run_id, is_active=False):
-        yield Run(run_id)
+    with _open(partial(_process.outbox.patiently, begin), is_active=False) as run:
+        yield run
 
 
 @contextmanager
-def _open(run_id: str, *, is_active: bool = True, is_watched: bool = False) -> Iterator[None]:
-    """Keep a run open while the block works, and end it as the block ends."""
-    outbox, run = _process.outbox, Run(run_id)
-    outbox.own(run_id)
-    _process.measured[run_id] = set()
-    if is_active:
-        _process.active.append(run_id)
+def _open(
+    begin: Callable[[], str], *, is_active: bool = True, is_watched: bool = False
+) -> Iterator[Run]:
+    """Begin a run, keep it open while the block works, and end it as the block ends.
+
+    Signals wait while it begins and ends: it would stay RUNNING for ever.
+    """
+    outbox, run = _process.outbox, SILENT
     status = "FAILED"
     try:
+        with signals.deferred():
+            run = Run(begin())
+            outbox.own(run.run_id)
+            _process.measured[run.run_id] = set()
+            if is_active:
+                _process.active.append(run.run_id)
         with system_metrics(run.log_metrics) if is_watched else nullcontext():
-            yield
+            yield run
         status = "FINISHED"
     except (Stopped, KeyboardInterrupt):
         status = "KILLED"
         raise
     finally:
-        if is_active:
-            _process.active.remove(run_id)
-        try:
-            _end(run_id, status)
-        except Exception:
-            if status == "FINISHED":
-                raise
-            # What has ended the block is said, and not that this could not be noted.
+        if run.run_id:
+            with signals.deferred():
+                if is_active:
+                    _process.active.remove(run.run_id)
+                try:
+                    _end(run.run_id, status)
+                except Exception:
+                    if status == "FINISHED":
+                        raise
+                    # What has ended the block is said, and not that this could not be noted.
     outbox.flush()
 
 

@@ -178,7 +178,7 @@ def _interrupt(
         with signals.deferred():
             _keep(training, epoch, folder)
     if isinstance(error, LostWorker):
-        raise InputError(f"After {at}: {error}") from None
+        raise LostWorker(f"After {at}: {error}") from None
     is_kept = epoch.first_step + steps > 0
     raise Terminated(error.signal, f"the checkpoint of {at} is written" if is_kept else "")
 

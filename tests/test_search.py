@@ -10,7 +10,7 @@ import pytest
 from optuna.pruners import NopPruner
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from selftrain.errors import InputError, Terminated
+from selftrain.errors import InputError, Terminated, Unavailable
 from selftrain.search import DRAWN, MOST_RETRIES, REASON, RETRY_OF, count, draw, reported, search
 from selftrain.space import Space, Uniform
 from selftrain.sweep_storage import SharedStudy, open_study
@@ -87,6 +87,21 @@ def test_what_cannot_be_trained_fails_with_its_reason_and_is_not_tried_again(wor
     search(shared, objective, trials=3, seed=0)
     assert states(shared) == ["COMPLETE", "FAIL", "COMPLETE"]
     assert shared.study.trials[1].user_attrs[REASON] == "The loss is not finite: lower optim.lr."
+
+
+def test_what_the_machine_lacks_ends_the_search_and_its_trial_is_tried_again(worker: Open) -> None:
+    def full(trial: Trial) -> float:
+        trial.suggest_float("x", 0.0, 1.0)
+        raise Unavailable("checkpoint.pt cannot be written: free some space.")
+
+    shared = worker()
+    with pytest.raises(Unavailable, match="free some space"):
+        search(shared, full, trials=3, seed=0)
+    assert states(shared) == ["FAIL"]
+    search(shared, objective, trials=3, seed=0)
+    assert states(shared) == ["FAIL", *["COMPLETE"] * 3]
+    first, retry, *_ = shared.study.trials
+    assert first.params == retry.params
 
 
 def test_a_stopped_trial_counts_and_keeps_its_last_value(worker: Open) -> None:

@@ -102,6 +102,24 @@ def test_a_second_signal_does_not_disturb_the_end_but_a_late_one_does(
     assert stop.value.signal == signal.SIGTERM
 
 
+HANGING = """
+import os, signal, time
+from selftrain import signals
+signals._SAME_WISH = 0.0
+with signals.heard(), signals.deferred():
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("waits", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("hung", flush=True)
+"""
+
+
+def test_a_later_signal_ends_what_hangs_although_it_must_not_be_torn() -> None:
+    ended = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGTERM
+    assert ended.stdout == "waits\n"
+
+
 class Deleted:
     """Is deleted while a signal comes."""
 

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -119,6 +120,20 @@ def test_a_damaged_message_is_named_with_the_cure(text: str, tmp_path: Path) -> 
     (spool.folder / "00000001.json").write_text(text)
     with pytest.raises(InputError, match=r"00000001\.json is damaged .*delete it"):
         list(spool.messages())
+
+
+def test_a_spool_that_is_delivered_while_it_is_looked_at_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = begun(tmp_path).folder
+    take = FileLock.take
+
+    def late(lock: FileLock, **note: str) -> bool:
+        shutil.rmtree(folder)
+        return take(lock, **note)
+
+    monkeypatch.setattr(FileLock, "take", late)
+    assert Spool.open_left(folder) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "1"])

@@ -1,13 +1,16 @@
 """Runs in MLflow, and stores that do not answer."""
 
 import math
+import os
 import shutil
 import signal
 import sqlite3
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -15,10 +18,11 @@ import pytest
 from miniature import random_network
 from mlflow import MlflowClient
 
-from selftrain import tracking
+from selftrain import delivery, signals, store, tracking
 from selftrain.data.sample import ClassTable
 from selftrain.errors import InputError, Stopped, Terminated
 from selftrain.passwords import hide_passwords
+from selftrain.spool import Message
 from selftrain.tracking import SILENT, Run, parent_run, stage_run, trial_run
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -91,6 +95,47 @@ def test_a_run_is_finished_only_if_its_block_ends(error: BaseException, status: 
     assert tracking.find_finished("k") is None
     with pytest.raises(InputError, match=f"{run.run_id} is {status}, not FINISHED"):
         tracking.finished(run.run_id)
+
+
+@pytest.mark.usefixtures("connected")
+@pytest.mark.parametrize("moment", ["begin", "end"])
+def test_a_signal_while_a_run_begins_or_ends_leaves_none_running(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_run, deliver = store.begin_run, delivery.deliver
+
+    def begun(*args: Any) -> Callable[[], str]:
+        begin = begin_run(*args)
+
+        def begin_and_signal() -> str:
+            run_id = begin()
+            if moment == "begin":
+                os.kill(os.getpid(), signal.SIGTERM)
+            return run_id
+
+        return begin_and_signal
+
+    def delivered(run_id: str, messages: Sequence[Message]) -> None:
+        if moment == "end" and messages[0].kind == "end":
+            monkeypatch.undo()  # once
+            os.kill(os.getpid(), signal.SIGTERM)
+        deliver(run_id, messages)
+
+    def work() -> None:
+        with signals.heard(), parent_run("teacher") as parent:
+            ids.append(parent.run_id)
+            monkeypatch.setattr(store, "begin_run", begun)
+            monkeypatch.setattr(delivery, "deliver", delivered)
+            with stage_run("train", "teacher", "k"):
+                pass
+
+    ids: list[str] = []
+    with pytest.raises(Terminated):
+        work()
+    experiment = mlflow.get_run(ids[0]).info.experiment_id
+    found = MlflowClient().search_runs([experiment], order_by=["attributes.start_time"])
+    child = "FINISHED" if moment == "end" else "KILLED"
+    assert [run.info.status for run in found] == ["KILLED", child]
 
 
 @pytest.mark.usefixtures("connected")

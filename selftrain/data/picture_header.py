@@ -53,6 +53,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
     """
     at = 2
     for _ in range(_MOST_SEGMENTS):
+        at = max(at, data.find(b"\xff", at))  # as decoders do, over bytes that belong to none
         if at + 4 > len(data) or (kind := data[at + 1]) == 0xDA:
             break
         yield kind, at

@@ -32,7 +32,7 @@ from selftrain.data.labelled_image import BIN_STARTS, LabelledImage, ShardForm, 
 from selftrain.data.manifest import KINDS, MANIFEST, ManifestWriter, read_metadata, read_rows
 from selftrain.data.sample import Sample
 from selftrain.data.scratch import read_scratch, write_scratch
-from selftrain.errors import InputError
+from selftrain.errors import InputError, Unavailable
 from selftrain.files import write_atomically
 
 __all__ = [
@@ -269,8 +269,8 @@ def _new_file(part: Path, path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def _unwritable(path: Path, error: OSError) -> InputError:
-    return InputError(
+def _unwritable(path: Path, error: OSError) -> Unavailable:
+    return Unavailable(
         f"{path} cannot be written ({error.strerror or error}): "
         "free some space or choose another machine.outputs."
     )

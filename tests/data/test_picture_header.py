@@ -90,5 +90,13 @@ def test_damaged_headers_raise_nothing(suffix: str, place: float, other: bytes) 
     read_header(data[:at] + other + data[at + len(other) :])
 
 
+def test_bytes_between_the_segments_of_a_jpeg_are_passed_over_as_decoders_do() -> None:
+    data = saved("JPEG", Image.new("RGB", (40, 30)))
+    length = int.from_bytes(data[4:6], "big")
+    stray = data[: 4 + length] + b"\x00\x01" + data[4 + length :]
+    assert [kind for kind, _ in jpeg_segments(stray)] == [kind for kind, _ in jpeg_segments(data)]
+    assert read_header(stray) == read_header(data)
+
+
 def test_a_jpeg_of_nothing_but_padding_ends() -> None:
     assert len(list(jpeg_segments(b"\xff" * 10_000_000))) < 20_000
