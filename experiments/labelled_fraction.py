@@ -11,7 +11,7 @@ Cost: 37 times the training of a teacher on 1/8 for each seed; crops follow the 
 Expected: the fewer labels, the more there is to gain (ST++, UniMatch; method.md).
 """
 
-from selftrain.study import SELF_TRAINING, Arm, Study
+from selftrain.study import SELF_TRAINING, SMALL_SCENES, Arm, Study
 
 FRACTIONS = {"1/16": 0.0625, "1/8": 0.125, "1/4": 0.25, "1/2": 0.5}
 
@@ -39,6 +39,6 @@ STUDY = Study(
     },
     benchmarks=SELF_TRAINING,
     sizes={
-        "scenes": {"data.scenes.images": 512, "teacher.epochs": 24, "student.epochs": 24},
+        "scenes": {**SMALL_SCENES, "data.scenes.images": 256},
     },
 )

@@ -11,7 +11,7 @@ Expected: a second round can hurt (method.md); that it is left out then is part 
 """
 
 from selftrain.knobs import Scalar
-from selftrain.study import SELF_TRAINING, Arm, Study
+from selftrain.study import SELF_TRAINING, SMALL_SCENES, Arm, Study
 
 RATIO: dict[str, Scalar] = {"student.data.repeat": 0.5, "student.data.pseudo_ratio": 3.0}
 
@@ -28,5 +28,5 @@ STUDY = Study(
         },
     },
     benchmarks=SELF_TRAINING,
-    sizes={"scenes": {"teacher.epochs": 18, "student.epochs": 18}},
+    sizes={"scenes": SMALL_SCENES},
 )

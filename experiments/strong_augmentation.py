@@ -12,7 +12,7 @@ Expected: with few labels, 5 points and more in the literature (method.md, field
 """
 
 from selftrain.knobs import Scalar
-from selftrain.study import SELF_TRAINING, Arm, Study
+from selftrain.study import SELF_TRAINING, SMALL_SCENES, Arm, Study
 
 COLORS: dict[str, Scalar] = {"strong.jitter": 0.5, "strong.gray": 0.2, "strong.blur": 0.5}
 CHANGES: dict[str, dict[str, Scalar]] = {
@@ -42,5 +42,5 @@ STUDY = Study(
         ),
     },
     benchmarks=SELF_TRAINING,
-    sizes={"scenes": {"teacher.epochs": 18, "student.epochs": 18}},
+    sizes={"scenes": SMALL_SCENES},
 )

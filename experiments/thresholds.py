@@ -12,7 +12,7 @@ Expected: on Cityscapes global thresholds do little (method.md); per-class ones 
 """
 
 from selftrain.knobs import Scalar
-from selftrain.study import SELF_TRAINING, Arm, Study
+from selftrain.study import SELF_TRAINING, SMALL_SCENES, Arm, Study
 
 RULES: dict[str, dict[str, Scalar]] = {
     "all": {},
@@ -39,5 +39,5 @@ STUDY = Study(
         },
     },
     benchmarks=SELF_TRAINING,
-    sizes={"scenes": {"teacher.epochs": 18, "student.epochs": 18}},
+    sizes={"scenes": SMALL_SCENES},
 )
