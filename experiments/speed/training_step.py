@@ -28,8 +28,10 @@ share the cores; the record was made with a core for each, so that what is measu
 step waits:
 
     OMP_NUM_THREADS=1 python -m experiments.speed.training_step --workers 1 --seconds 60 \
-        --networks fast_scnn deeplabv3plus-mobilenet_v2 deeplabv3plus-resnext50_32x4d \
-        pspnet-resnet101 deeplabv3plus-wide_resnet38 --record results/speed/training_step.json
+        --networks fast_scnn deeplabv3plus-mobilenet_v2 deeplabv3plus-resnet50 \
+        deeplabv3plus-resnext50_32x4d deeplabv3plus-resnet101 pspnet-resnet50 pspnet-resnet101 \
+        deeplabv3plus-convnext_tiny linear-convnext_tiny deeplabv3plus-swin_t pspnet-swin_t \
+        deeplabv3plus-wide_resnet38 --record results/speed/training_step.json
 """
 
 import argparse
