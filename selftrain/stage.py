@@ -98,7 +98,7 @@ def run_stage(
     if run_id is not None:
         return open_product(stage, key, run_id, outputs)
     _make_folder(folder)
-    with _alone(folder, title) as lock:
+    with alone(folder, title) as lock:
         run_id = _find(key)  # another process may have made it meanwhile
         if run_id is None:
             return _carry_out(stage, key, folder, title, lock, _recorded(make, identity, config))
@@ -153,7 +153,7 @@ def _plain(value: object) -> object:
 
 
 @contextmanager
-def _alone(folder: Path, title: str) -> Iterator[FileLock]:
+def alone(folder: Path, title: str) -> Iterator[FileLock]:
     """Keep other processes from a product's folder while the block works on it.
 
     The first rank holds the lock; the others wait with it. What a dead owner has left RUNNING in
@@ -195,7 +195,7 @@ def open_product(stage: Stage, key: str, run_id: str, outputs: Path) -> Product:
     is_settled = (folder / _MARK).exists() and not _lock_file(folder).exists()
     if not distributed.broadcast(is_settled):
         _make_folder(outputs)
-        with _alone(folder, f"{stage.name} {key[:6]}"):
+        with alone(folder, f"{stage.name} {key[:6]}"):
             if distributed.rank() == 0 and not (folder / _MARK).exists():
                 _restore(stage, key, run_id, folder)
     distributed.barrier()

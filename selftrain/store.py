@@ -84,7 +84,10 @@ def connect() -> str:
         if run_id is None:
             # Under `mlflow run` the experiment is already chosen: choosing again would raise.
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "selftrain")
+            _require_undeleted(name)
             return str(mlflow.set_experiment(name).experiment_id)
+    except InputError:
+        raise
     except Exception as error:  # SQLAlchemy, requests and mlflow each raise their own kinds
         raise _unusable(error) from error
     try:
@@ -97,6 +100,16 @@ def connect() -> str:
             f"names ({reason_of(error)}): set MLFLOW_TRACKING_URI to the absolute URI of the store "
             "that has it, or unset MLFLOW_RUN_ID."
         ) from error
+
+
+def _require_undeleted(name: str) -> None:
+    found = mlflow.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise InputError(
+            f"The experiment {name} of the tracking store {shown_uri()} is deleted: restore it "
+            f"(mlflow experiments restore --experiment-id {found.experiment_id}), or set "
+            "MLFLOW_EXPERIMENT_NAME to another one."
+        )
 
 
 def store_uri() -> str:
@@ -334,9 +347,13 @@ def metric_names(run_id: str) -> set[str]:
     return set(mlflow.get_run(run_id).data.metrics)
 
 
-def status_of(run_id: str) -> str:
-    """Return RUNNING, FINISHED, FAILED or KILLED."""
-    return str(mlflow.get_run(run_id).info.status)
+def is_running(run_id: str) -> bool:
+    """Say whether a run counts as RUNNING; one that is deleted does not."""
+    return _is_running(mlflow.get_run(run_id))
+
+
+def _is_running(run: mlflow.entities.Run) -> bool:
+    return run.info.status == "RUNNING" and run.info.lifecycle_stage == "active"
 
 
 def find_finished(key: str) -> str | None:
@@ -361,7 +378,7 @@ def running_children(parent_id: str) -> list[str] | None:
         raise
     mine = f"tags.`mlflow.parentRunId` = '{parent_id}' and attributes.status = 'RUNNING'"
     found = client.search_runs([parent.info.experiment_id], mine)
-    own = [parent_id] if parent.info.status == "RUNNING" else []
+    own = [parent_id] if _is_running(parent) else []
     return [*(child.info.run_id for child in found), *own]
 
 

@@ -19,7 +19,7 @@ from selftrain.errors import InputError, Unavailable
 from selftrain.evaluate import read_metrics
 from selftrain.knobs import Scalar, flatten, override
 from selftrain.pipeline import Pipeline, control_config
-from selftrain.stage import Product, Stage, make_key
+from selftrain.stage import Product, Stage, alone, make_key
 
 ARM = Stage("arm", version=1)
 """Its runs hold what an arm has reached with one seed; it has no product."""
@@ -165,8 +165,24 @@ def run_arm(config: Config, study: Study, name: str, seed: int) -> None:
     pipeline = Pipeline(mine)
     trained = _trained(pipeline, arm.stage)
     evaluated = pipeline.evaluate(trained, f"{name} s{seed}")
-    if distributed.rank() > 0:
-        return
+    found = _tags(config, name, seed, trained, evaluated) if distributed.rank() == 0 else {}
+    tags = distributed.broadcast(found)
+    key, title = make_key(ARM, tags), f"{name} s{seed}"
+    # Another command may be at the same study.
+    with alone(ARM.folder(config.machine.outputs, key), title) as lock:
+        if distributed.rank() > 0 or tracking.find_finished(key) is not None:
+            return
+        with tracking.stage_run(ARM.name, title, key) as run:
+            lock.add(run=run.run_id)
+            run.set_tags(tags)
+            run.log_params({"seed": seed, **arm.knobs})
+            run.log_metrics(read_metrics(evaluated.folder) | _cost(trained))
+
+
+def _tags(
+    config: Config, name: str, seed: int, trained: Product, evaluated: Product
+) -> dict[str, str]:
+    """Return what an arm's run is known by."""
     tags = {
         "selftrain.study": config.study.name,
         "selftrain.benchmark": config.benchmark,
@@ -178,13 +194,7 @@ def run_arm(config: Config, study: Study, name: str, seed: int) -> None:
     labels = tracking.finished(trained.run_id).upstream.get("pseudo_labels")
     if labels is not None:
         tags["selftrain.pseudo_labels"] = labels
-    key = make_key(ARM, tags)
-    if tracking.find_finished(key) is not None:
-        return
-    with tracking.stage_run(ARM.name, f"{name} s{seed}", key) as run:
-        run.set_tags(tags)
-        run.log_params({"seed": seed, **arm.knobs})
-        run.log_metrics(read_metrics(evaluated.folder) | _cost(trained))
+    return tags
 
 
 def source_config(config: Config, study: Study, seed: int) -> Config:
