@@ -22,7 +22,7 @@ from mlflow.types import Schema, TensorSpec
 
 from selftrain import progress, store
 from selftrain.checkpoint import CHECKPOINT, NETWORK, OLDER
-from selftrain.errors import InputError, Unavailable
+from selftrain.errors import InputError, Refused, Unavailable
 from selftrain.spool import Message, Spool
 
 T = TypeVar("T")
@@ -41,10 +41,6 @@ _MOST_METRICS = 1000
 
 class Undelivered(Unavailable):
     """The store has not come back: what was logged waits on disk."""
-
-
-class Refused(Unavailable):
-    """The store will not take what a run logs, as of one that was deleted: it waits on disk."""
 
 
 @dataclass

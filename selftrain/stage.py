@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selftrain import distributed, progress, tracking
-from selftrain.errors import InputError
+from selftrain.errors import InputError, Unavailable
 from selftrain.files import remove_leftovers, scratch_folder, write_atomically
 from selftrain.locks import FileLock, describe_holder
 from selftrain.passwords import hide_passwords
@@ -206,7 +206,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
+        raise Unavailable(
             f"The folder {folder} cannot be made ({error.strerror}): "
             "set machine.outputs to a folder that can be written."
         ) from error

@@ -5,6 +5,7 @@ Nothing is written here but what tells whether it can be.
 
 import logging
 import os
+import re
 import shutil
 import socket
 import urllib.error
@@ -135,11 +136,19 @@ def require_answer(uri: str) -> None:
     Raises:
         InputError: nobody answers within some seconds, or a folder stands for a file.
     """
-    if uri.startswith("sqlite:///") and is_folder(place := uri.removeprefix("sqlite:///")):
+    place = uri.removeprefix("sqlite:///")
+    if uri.startswith("sqlite:///") and is_folder(place):
         # SQLAlchemy would try again for minutes.
         raise InputError(
             f"The tracking store {uri} is a folder: set MLFLOW_TRACKING_URI to a file in it, as in "
             f"sqlite:///{place.rstrip('/')}/mlflow.db."
+        )
+    folder = place.rpartition("/")[0] if uri.startswith("sqlite:///") else ""
+    if re.search("[?]|%[0-9A-Fa-f]{2}", folder):
+        # SQLAlchemy takes them for signs of the URI, and looks for another folder.
+        raise InputError(
+            f"The tracking store {uri} lies in a folder with ? or % in its name, which no URI of "
+            "SQLite can name: set MLFLOW_TRACKING_URI to a file in another folder."
         )
     try:
         ping(uri, timeout=10)

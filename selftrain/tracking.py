@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from selftrain import progress, signals, store
-from selftrain.delivery import Delivered, Outbox, Refused, Undelivered
-from selftrain.errors import InputError, Stopped
+from selftrain.delivery import Delivered, Outbox, Undelivered
+from selftrain.errors import InputError, Refused, Stopped
 from selftrain.passwords import hide_passwords
 from selftrain.spool import Message
 from selftrain.store import (

@@ -58,9 +58,9 @@ def data(tiny_data: OpenData) -> TrainingData:
 
 @dataclass(frozen=True)
 class Interrupting(Run):
-    """Dies when the metrics of an epoch are logged: after its steps, before its checkpoint."""
+    """Dies when the metrics of an epoch are logged: after its checkpoint."""
 
-    epoch: int = 1
+    epoch: int = 0
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if step == self.epoch:
@@ -289,7 +289,7 @@ def test_a_damaged_newest_checkpoint_costs_an_epoch_and_not_the_training(
     whole = fit(tiny, data, tmp_path / "whole", values)
     cut = tmp_path / "cut"
     with pytest.raises(KeyboardInterrupt):
-        fit(tiny, data, cut, values, Interrupting("", epoch=2))
+        fit(tiny, data, cut, values, Interrupting("", epoch=1))
     truncate(cut / CHECKPOINT)
     fit(tiny, data, cut, values)
     said = capsys.readouterr().out
@@ -313,7 +313,7 @@ def test_the_checkpoint_of_another_training_is_refused_in_one_sentence(
     values: dict[str, Scalar], tiny: Config, data: TrainingData, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        fit(tiny, data, tmp_path, {"epochs": 3, "eval_every": 3}, Interrupting("", epoch=2))
+        fit(tiny, data, tmp_path, {"epochs": 3, "eval_every": 3}, Interrupting("", epoch=1))
     with pytest.raises(InputError, match=rf"{CHECKPOINT}: The checkpoint is of another .* delete"):
         fit(tiny, data, tmp_path, {"epochs": 3, "eval_every": 3, **values})
 
@@ -335,7 +335,7 @@ def test_snapshots_are_what_a_training_was_on_the_way_interrupted_or_not(
             data.reader.classes.names
         )
     cut = tmp_path / "cut"
-    for epoch in range(1, 6):  # dies in each epoch once
+    for epoch in range(5):  # dies after each epoch once
         with pytest.raises(KeyboardInterrupt):
             fit(tiny, data, cut, {**values, "snapshots": 2}, Interrupting("", epoch))
     fit(tiny, data, cut, {**values, "snapshots": 2})

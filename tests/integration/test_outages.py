@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -362,7 +363,8 @@ def test_what_a_stage_logs_to_a_run_that_is_deleted_meanwhile_costs_nothing(
         client.restore_run(made[0].run_id)
         sync(Path("outputs"), 0)
         said = capsys.readouterr().out
-    assert f"run {made[0].run_id}, which ends FAILED: 2 messages delivered" in said
+    # How many: the machine's metrics may be among them.
+    assert re.search(rf"run {made[0].run_id}, which ends FAILED: \d+ messages delivered\n", said)
     assert tracking.metric_steps(made[0].run_id, "loss") == {0: 1.0, 1: 0.5}
     assert client.get_run(made[0].run_id).info.status == "FAILED"
     assert list(Path("outputs/spool").iterdir()) == []
