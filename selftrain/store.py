@@ -78,6 +78,9 @@ def connect() -> str:
         InputError: nobody answers at the URI, it is no tracking URI, or it does not let us in.
     """
     uri = os.environ["MLFLOW_TRACKING_URI"] = store_uri()
+    if hide_passwords(uri) != uri:
+        # mlflow prints the addresses of runs that end, with all that stands in the URI.
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     require_answer(uri)
     run_id = os.environ.get("MLFLOW_RUN_ID")
     try:

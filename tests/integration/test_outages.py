@@ -402,6 +402,22 @@ def test_a_question_waits_for_the_store_and_then_gives_up_with_the_cure(proxy: P
         assert time.monotonic() - began < 30
 
 
+def test_a_password_in_the_uri_of_a_server_is_not_printed_with_the_address_of_a_run(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "")  # comes back in the end
+    with parent_run("test") as run:
+        pass
+    assert f"/runs/{run.run_id}" in capfd.readouterr().out
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri.replace("//", "//me:hush-4711@"))
+    tracking.connect()
+    with parent_run("test") as run, stage_run("train", "teacher", "with a password") as stage:
+        stage.log_text("text", "text.txt")
+    printed = capfd.readouterr()
+    assert "hush" not in printed.out + printed.err
+    assert run.run_id not in printed.out
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_wrong_credentials_are_said_at_once(status: int, proxy: Proxy) -> None:
     began = time.monotonic()
