@@ -365,7 +365,7 @@ def is_running(run_id: str) -> bool:
 
 
 def _is_running(run: mlflow.entities.Run) -> bool:
-    return run.info.status == "RUNNING" and run.info.lifecycle_stage == "active"
+    return bool(run.info.status == "RUNNING" and run.info.lifecycle_stage == "active")
 
 
 def find_finished(key: str) -> str | None:

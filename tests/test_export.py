@@ -14,6 +14,7 @@ from selftrain import export as module
 from selftrain.checkpoint import ModelCard, load_network, save_network
 from selftrain.errors import InputError
 from selftrain.export import CARD, ONNX, TORCH_EXPORT, export
+from selftrain.files import write_atomically
 from selftrain.models import SegmentationNetwork, build_network
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -118,10 +119,9 @@ def test_files_of_an_export_that_died_never_stand_beside_the_card_of_another(
 
     again()
     assert (tmp_path / CARD).exists()
-    write = module.write_atomically
 
     def die(path: Path, data: bytes) -> None:
-        write(path, data)
+        write_atomically(path, data)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -128,7 +129,7 @@ def test_a_spool_that_is_delivered_while_it_is_looked_at_is_gone(
     folder = begun(tmp_path).folder
     take = FileLock.take
 
-    def late(lock: FileLock, **note: str) -> bool:
+    def late(lock: FileLock, **note: Any) -> bool:
         shutil.rmtree(folder)
         return take(lock, **note)
 
@@ -183,7 +184,7 @@ def test_a_spool_that_is_taken_for_a_dead_ones_as_it_begins_is_begun_again(
     take = FileLock.take
     taken: list[Path] = []
 
-    def late(lock: FileLock, **note: str) -> bool:
+    def late(lock: FileLock, **note: Any) -> bool:
         if not taken:
             shutil.rmtree(lock.path.parent)
         taken.append(lock.path.parent)

@@ -405,7 +405,7 @@ def test_a_question_waits_for_the_store_and_then_gives_up_with_the_cure(proxy: P
 def test_a_password_in_the_uri_of_a_server_is_not_printed_with_the_address_of_a_run(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "")  # comes back in the end
+    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "false")  # comes back in the end
     with parent_run("test") as run:
         pass
     assert f"/runs/{run.run_id}" in capfd.readouterr().out
