@@ -159,7 +159,7 @@ def alone(folder: Path, title: str) -> Iterator[FileLock]:
     The first rank holds the lock; the others wait with it. What a dead owner has left RUNNING in
     the store is ended first.
     """
-    lock = FileLock(_lock_file(folder))
+    lock = FileLock(lock_file(folder))
     is_told = False
     # Told at every look: ranks that wait for hours for one word would give up.
     while not distributed.broadcast(_take(lock) if distributed.rank() == 0 else False):
@@ -180,7 +180,8 @@ def alone(folder: Path, title: str) -> Iterator[FileLock]:
         lock.release()
 
 
-def _lock_file(folder: Path) -> Path:
+def lock_file(folder: Path) -> Path:
+    """Return where the lock of a product's folder lies."""
     return folder.with_name(f"{folder.name}.lock")
 
 
@@ -192,7 +193,7 @@ def open_product(stage: Stage, key: str, run_id: str, outputs: Path) -> Product:
     """Return the product of a finished run; fetch its files if they are not here."""
     folder = stage.folder(outputs, key)
     # A lock file that was left: somebody was killed when all was done but its run's end.
-    is_settled = (folder / _MARK).exists() and not _lock_file(folder).exists()
+    is_settled = (folder / _MARK).exists() and not lock_file(folder).exists()
     if not distributed.broadcast(is_settled):
         _make_folder(outputs)
         with alone(folder, f"{stage.name} {key[:6]}"):

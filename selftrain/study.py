@@ -19,7 +19,7 @@ from selftrain.errors import InputError, Unavailable
 from selftrain.evaluate import read_metrics
 from selftrain.knobs import Scalar, flatten, override
 from selftrain.pipeline import Pipeline, control_config
-from selftrain.stage import Product, Stage, alone, make_key
+from selftrain.stage import Product, Stage, alone, lock_file, make_key
 
 ARM = Stage("arm", version=1)
 """Its runs hold what an arm has reached with one seed; it has no product."""
@@ -168,9 +168,16 @@ def run_arm(config: Config, study: Study, name: str, seed: int) -> None:
     found = _tags(config, name, seed, trained, evaluated) if distributed.rank() == 0 else {}
     tags = distributed.broadcast(found)
     key, title = make_key(ARM, tags), f"{name} s{seed}"
-    # Another command may be at the same study.
-    with alone(ARM.folder(config.machine.outputs, key), title) as lock:
-        if distributed.rank() > 0 or tracking.find_finished(key) is not None:
+    folder = ARM.folder(config.machine.outputs, key)  # never made: it names the lock
+
+    def is_done() -> bool:
+        return distributed.rank() > 0 or tracking.find_finished(key) is not None
+
+    # A lock file that was left: somebody was killed when all was done but its run's end.
+    if distributed.broadcast(is_done() and not lock_file(folder).exists()):
+        return
+    with alone(folder, title) as lock:  # another command may be at the same study
+        if is_done():
             return
         with tracking.stage_run(ARM.name, title, key) as run:
             lock.add(run=run.run_id)
