@@ -26,7 +26,7 @@ from analysis.section import Section, write_section
 from selftrain import progress, tracking
 from selftrain.benchmarks import benchmark as require_benchmark
 from selftrain.errors import InputError
-from selftrain.files import write_atomically
+from selftrain.files import remove_leftovers, write_atomically
 from selftrain.machine import enough_memory, enough_space
 from selftrain.page import render
 
@@ -64,6 +64,7 @@ def build_report(
     """
     require_benchmark(benchmark)
     folder = results / benchmark
+    remove_leftovers(folder)
     remarks = _gather(benchmark, stores, folder, pictures) if stores else []
     measured = _read_studies(benchmark, folder)
     sections = [_read(load_reading(name), it) for name, it in measured.items()]

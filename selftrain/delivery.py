@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import mlflow
 import numpy as np
@@ -22,7 +22,7 @@ from mlflow.types import Schema, TensorSpec
 
 from selftrain import progress, store
 from selftrain.checkpoint import CHECKPOINT, NETWORK, OLDER
-from selftrain.errors import InputError, Unavailable
+from selftrain.errors import InputError, Refused, Unavailable
 from selftrain.spool import Message, Spool
 
 T = TypeVar("T")
@@ -69,6 +69,9 @@ class Outbox:
         self.root, self.patience = root, patience
         self._lock = threading.RLock()  # the thread that logs the system's metrics sends too
         self._spools: dict[str, Spool] = {}
+        self._refused: dict[str, tuple[Spool, str]] = {}
+        """Of runs that the store takes nothing of, with what is said of that: this process does
+        not try again."""
         self._own: set[str] = set()
         self._retry_at = 0.0
         self._is_away = False
@@ -82,24 +85,34 @@ class Outbox:
         """Deliver a message, or keep it for later.
 
         Raises:
-            InputError: it cannot be written to disk, or the store refuses what waits.
-            MlflowException: the store refuses it.
+            Refused: the store does not take it, or what waits of the run. It is kept all the same.
+            InputError: it cannot be written to disk.
         """
         with self._lock:
+            if run_id in self._refused:
+                spool, said = self._refused[run_id]
+                spool.append(message)
+                raise Refused(said)
             if not self._spools and not self._is_away:
                 try:
                     deliver(run_id, [message])
                     return
                 except Exception as error:
+                    if store.is_refusal(error):
+                        self._keep(run_id, message)
+                        self._set_aside(run_id, error)
                     if not store.is_outage(error):
                         raise
                     self._note_outage(error)
-            if run_id not in self._spools:
-                about = {"store": store.shown_uri(), "is_own": str(run_id in self._own)}
-                self._spools[run_id] = Spool.begin(self.root, run_id, about)
-            self._spools[run_id].append(message)
+            self._keep(run_id, message)
             if time.monotonic() >= self._retry_at:
                 self._try()
+
+    def _keep(self, run_id: str, message: Message) -> None:
+        if run_id not in self._spools:
+            about = {"store": store.shown_uri(), "is_own": str(run_id in self._own)}
+            self._spools[run_id] = Spool.begin(self.root, run_id, about)
+        self._spools[run_id].append(message)
 
     def flush(self, patience: float | None = None) -> None:
         """Deliver all that waits.
@@ -109,6 +122,7 @@ class Outbox:
 
         Raises:
             Undelivered: the store has not come back.
+            Refused: it does not take what waits.
         """
         with self._lock:
             if not self._spools:
@@ -132,9 +146,10 @@ class Outbox:
     def leave(self) -> None:
         """Leave what waits to `sync`, or to the next command, as if this process had ended."""
         with self._lock:
-            for spool in self._spools.values():
+            for spool in self._mine():
                 spool.close()
             self._spools.clear()
+            self._refused.clear()
 
     def patiently(self, ask: Callable[[], T]) -> T:
         """Ask the store something, and wait for it if it is away.
@@ -143,7 +158,7 @@ class Outbox:
 
         Raises:
             Unavailable: it is away for too long, or does not let us in.
-            MlflowException: it refuses.
+            Refused: it refuses.
         """
         deadline: float | None = None
         while True:
@@ -153,6 +168,12 @@ class Outbox:
                         raise undelivered
                 found = ask()
             except Exception as error:
+                if store.is_refusal(error):
+                    raise Refused(
+                        f"The tracking store {store.shown_uri()} refuses what it is asked "
+                        f"({store.reason_of(error)}): {_RESTORE}, and give the same command again, "
+                        "which goes on from what there is."
+                    ) from error
                 if not store.is_outage(error):
                     raise
                 now = time.monotonic()
@@ -195,8 +216,11 @@ class Outbox:
 
     def spools_of_others(self) -> list[Path]:
         """Return the folders that hold messages of other processes, or of dead ones still."""
-        mine = {spool.folder for spool in self._spools.values()}
+        mine = {spool.folder for spool in self._mine()}
         return sorted(path for path in self.root.glob("*") if path.is_dir() and path not in mine)
+
+    def _mine(self) -> list[Spool]:
+        return [*self._spools.values(), *(spool for spool, _ in self._refused.values())]
 
     def _try(self) -> Exception | None:
         """Deliver what waits; return why it could not be."""
@@ -236,11 +260,18 @@ class Outbox:
             f"what is logged waits in {self.root} until it does"
         )
 
-    def _set_aside(self, run_id: str, error: Exception) -> None:
+    def _set_aside(self, run_id: str, error: Exception) -> NoReturn:
         """Leave a spool that the store refuses to `sync`, which says so again."""
         spool = self._spools.pop(run_id)
-        spool.close()
-        raise InputError(_refused(spool, error)) from error
+        said = (
+            f"The tracking store {store.shown_uri()} refuses what run {run_id} logs "
+            f"({store.reason_of(error)}): what it has made is on the disk, and the same command "
+            f"goes on from that in a new run; to have this one too, {_RESTORE}, then "
+            f"`python -m selftrain sync --machine.outputs {self.root.parent}` delivers what waits "
+            f"in {spool.folder}."
+        )
+        self._refused[run_id] = spool, said
+        raise Refused(said) from error
 
 
 def _age(folder: Path) -> float:
@@ -250,12 +281,18 @@ def _age(folder: Path) -> float:
         return 0.0
 
 
+_RESTORE = (
+    "restore the run or its experiment if that was deleted (mlflow runs restore --run-id ID, "
+    "mlflow experiments restore --experiment-id ID)"
+)
+
+
 def _refused(spool: Spool, error: Exception) -> str:
     return (
         f"The tracking store {store.shown_uri()} refuses what run {spool.run_id} has logged "
-        f"({store.reason_of(error)}): restore the run if it was deleted, or set "
-        f"MLFLOW_TRACKING_URI to the store that has it ({spool.about.get('store', 'unknown')}); "
-        f"to give the messages up, delete {spool.folder}."
+        f"({store.reason_of(error)}): {_RESTORE}, or set MLFLOW_TRACKING_URI to the store that "
+        f"has it ({spool.about.get('store', 'unknown')}); to give the messages up, delete "
+        f"{spool.folder}."
     )
 
 
@@ -271,7 +308,7 @@ def _deliver_left(spool: Spool) -> Delivered:
             for message in messages:
                 done.status = message.value["status"] if message.kind == "end" else done.status
         is_own = spool.about.get("is_own") == str(True)
-        if done.status is None and is_own and store.status_of(spool.run_id) == "RUNNING":
+        if done.status is None and is_own and store.is_running(spool.run_id):
             done.status = "KILLED"
             mlflow.MlflowClient().set_terminated(spool.run_id, done.status)
     except InputError as error:

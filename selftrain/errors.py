@@ -43,6 +43,10 @@ class Unavailable(InputError):
     """
 
 
+class Refused(Unavailable):
+    """The tracking store will not take what a run logs, as of one that was deleted."""
+
+
 class LostWorker(Unavailable):
     """A process that reads images was killed; what was done with those before is whole."""
 

@@ -9,6 +9,7 @@ import importlib.util
 import io
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ from torch.fx.experimental import _config
 
 from selftrain.checkpoint import ModelCard, load_network
 from selftrain.errors import InputError
-from selftrain.files import write_atomically
+from selftrain.files import remove_leftovers, write_atomically
 
 ONNX, TORCH_EXPORT, CARD = "network.onnx", "network.pt2", "network.json"
 OPSET = 18
@@ -92,6 +93,10 @@ def export(
         files[TORCH_EXPORT] = _to_torch_export(program)
         run = torch.export.load(io.BytesIO(files[TORCH_EXPORT])).module()
         differences[TORCH_EXPORT] = _require_near(TORCH_EXPORT, network, examples, run)
+    # The card is the last to come: without it the files are not those of one export.
+    remove_leftovers(output, deep=False)
+    with suppress(OSError):  # what is written next says what is wrong
+        (output / CARD).unlink(missing_ok=True)
     written = []
     for name, data in files.items():
         write_atomically(output / name, data)

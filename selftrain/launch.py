@@ -15,6 +15,10 @@ from collections.abc import Sequence
 
 from selftrain.signals import ENDING
 
+_MOST_TO_KEEP = 600
+"""Seconds in which the processes may keep the training after a signal. torchrun's own 30 would cut
+a large checkpoint off on a slow disk; whoever has sent the signal knows better how long to wait."""
+
 
 def needs_launch(processes: int) -> bool:
     """Tell whether this process should start others: several are wanted, and it is none of them."""
@@ -49,6 +53,8 @@ def launch(argv: Sequence[str], processes: int) -> int:
         "--rdzv-endpoint=127.0.0.1:0",
         "--local-addr=127.0.0.1",
     ]
+    # By the variable: an older torch has no such option, and would refuse the word.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_MOST_TO_KEEP))
     # What else torchrun does not hear would end it, and leave its processes alone.
     os.environ.setdefault("PET_SIGNALS_TO_HANDLE", ",".join(number.name for number in ENDING))
     try:

@@ -20,7 +20,8 @@ class FileLock:
 
     The system gives it back when the process dies, and the loader's workers that may outlive the
     process do not keep it. On NFS that works among machines where lockd runs. On a file system
-    without locks everybody gets the lock at once (`is_real`). One process opens a lock once: to
+    without locks (`is_real`) everybody gets it but from a process of this machine that has noted
+    itself and lives; two that come at one moment both get it. One process opens a lock once: to
     close the file anywhere in the process gives the lock back.
     """
 
@@ -32,10 +33,12 @@ class FileLock:
         self._file: int | None = None
         self._note: dict[str, str] = {}
 
-    def take(self, **note: str) -> bool:
+    def take(self, *, spares_others: bool = False, **note: str) -> bool:
         """Take the lock if nobody has it, and return whether it is taken.
 
         Args:
+            spares_others: On a file system without locks, do not take it from a process of another
+                machine either, of which nobody knows whether it lives.
             note: For those who wait, and for the next owner if this one dies: beside the process,
                 the machine and the time, which are noted anyway.
 
@@ -46,10 +49,15 @@ class FileLock:
             file = self._locked_file()
             if file is None:
                 return False
-            self._file, self.left = file, _read(file) if self.is_real else {}
+            found = _read(file)
+            if not self.is_real and _may_live(found, if_elsewhere=spares_others):
+                os.close(file)
+                return False
+            self._file, self.left = file, found if self.is_real else {}
             self._note = {
                 "pid": str(os.getpid()),
                 "host": socket.gethostname(),
+                "begun": _begun(os.getpid()),
                 "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             }
             self.add(**note)
@@ -108,6 +116,38 @@ def describe_holder(holder: dict[str, str]) -> str:
     if "pid" not in holder:
         return "another process"
     return "process {pid} on {host}, since {since},".format(**{"host": "?", "since": "?", **holder})
+
+
+def _may_live(holder: dict[str, str], *, if_elsewhere: bool) -> bool:
+    """Say whether the process of a note may be alive, and is another than this one."""
+    if not holder.get("pid", "").isdecimal():
+        return False
+    if holder.get("host") != socket.gethostname():
+        return if_elsewhere
+    pid = int(holder["pid"])
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    return _begun(pid) == holder.get("begun", "")  # else its id is another's by now
+
+
+def _begun(pid: int) -> str:
+    """Return when a process began, as no other of its id has; "" if it is dead, or without Linux.
+
+    In ticks since the boot, not as a time of day: clocks are set.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # After the program's name, which may hold anything: the process's state is the first.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else f"{boot} {fields[19]}"
 
 
 def _read(file: int) -> dict[str, str]:

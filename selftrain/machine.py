@@ -42,8 +42,11 @@ def describe(machine: MachineConfig) -> dict[str, str]:
 
 
 @contextmanager
-def enough_memory() -> Iterator[None]:
-    """Say which knobs save memory where there is too little: the GPU's, the machine's, shared.
+def enough_memory(cure: str = "") -> Iterator[None]:
+    """Say what saves memory where there is too little: the GPU's, the machine's, shared.
+
+    Args:
+        cure: For those who have no knobs to set, as the sender of a request; "": the knobs.
 
     Raises:
         InputError: the block, or a process that loads for it, needs more than there is.
@@ -51,10 +54,7 @@ def enough_memory() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"The GPU has too little memory: to train with less {_LESS_TO_TRAIN}; to label or "
-            f"measure images with less {_LESS_TO_LABEL}."
-        ) from error
+        raise InputError(f"The GPU has too little memory: {cure or _KNOBS}.") from error
     except (MemoryError, RuntimeError, OSError, cv2.error) as error:
         if _says(error, _NO_SHARED_MEMORY):
             raise InputError(
@@ -63,10 +63,8 @@ def enough_memory() -> Iterator[None]:
             ) from error
         if not isinstance(error, MemoryError) and not _says(error, _NO_MEMORY):
             raise
-        raise InputError(
-            "This machine has too little memory: lower machine.workers; to train with less "
-            f"{_LESS_TO_TRAIN}; to label or measure images with less {_LESS_TO_LABEL}."
-        ) from error
+        cure = cure or f"lower machine.workers; {_KNOBS}"
+        raise InputError(f"This machine has too little memory: {cure}.") from error
 
 
 @contextmanager
@@ -96,8 +94,10 @@ def enough_space() -> Iterator[None]:
         raise InputError(sentence) from error
 
 
-_LESS_TO_TRAIN = "raise optim.accumulate, set machine.checkpointing to true or lower crop.size"
-_LESS_TO_LABEL = "set inference.window, as in 1024"
+_KNOBS = (
+    "to train with less raise optim.accumulate, set machine.checkpointing to true or lower "
+    "crop.size; to label or measure images with less set inference.window, as in 1024"
+)
 _NO_MEMORY = (
     "can't allocate memory",  # torch
     "std::bad_alloc",

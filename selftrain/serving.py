@@ -58,7 +58,7 @@ class SegmentationModel(PythonModel):  # type: ignore[misc]  # mlflow publishes 
             count, height, width = images.shape[:3]
             labels = np.empty((count, height, width), dtype=np.uint8)
             together = max(1, MOST_PIXELS_OF_IMAGE // (height * width))
-            with enough_memory():
+            with enough_memory("send fewer images at a time, or smaller ones"):
                 for first in range(0, count, together):
                     some = slice(first, first + together)
                     labels[some] = self._label(images[some])

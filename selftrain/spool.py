@@ -8,6 +8,7 @@ nothing in the store.
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from selftrain.files import write_atomically
 from selftrain.locks import FileLock
 
 _ABOUT = "run.json"
+_OURS = re.compile("[0-9a-f]{32}-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +56,25 @@ class Spool:
         Raises:
             InputError: it cannot be written.
         """
-        folder = root / f"{run_id}-{uuid.uuid4().hex[:8]}"
         about = {"run_id": run_id, **about}
-        try:
-            folder.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(
-                f"The folder {folder} cannot be made ({error.strerror}), in which waits what the "
-                "tracking store does not take: set machine.outputs to a folder that can be written."
-            ) from error
-        lock = FileLock(folder / "lock")
-        lock.take()  # first: without `run.json` nobody else looks at the folder
+        while True:
+            folder = root / f"{run_id}-{uuid.uuid4().hex[:8]}"
+            try:
+                folder.mkdir(parents=True)
+            except OSError as error:
+                raise InputError(
+                    f"The folder {folder} cannot be made ({error.strerror}), in which waits what "
+                    "the tracking store does not take: set machine.outputs to a folder that can be "
+                    "written."
+                ) from error
+            lock = FileLock(folder / "lock")
+            try:
+                if lock.take():
+                    break
+            except InputError:
+                if folder.is_dir():
+                    raise
+            # Taken for a dead process's in the moment before it was locked.
         write_atomically(folder / _ABOUT, json.dumps(about, indent=2).encode())
         return cls(folder, lock, about)
 
@@ -72,20 +82,32 @@ class Spool:
     def open_left(cls, folder: Path) -> "Spool | None":
         """Open what a dead process has left; None if its process lives, or it is gone.
 
+        A folder without a message whose process has died is removed.
+
         Raises:
             InputError: it cannot be read.
         """
         path = folder / _ABOUT
-        if not path.is_file():
-            return None
         lock = FileLock(folder / "lock")
         try:
-            if not lock.take():
+            if not lock.take(spares_others=True):
                 return None
         except InputError:
             if path.is_file():
                 raise
             return None  # its process has just delivered it, and removed the folder
+        if not path.is_file():  # its process was killed as it began, or when all was delivered
+            numbers = _numbers(folder)
+            if _OURS.fullmatch(folder.name) and not numbers and lock.is_real:
+                shutil.rmtree(folder, ignore_errors=True)
+            lock.release()
+            if numbers:
+                about = json.dumps({"run_id": folder.name.partition("-")[0]})
+                raise InputError(
+                    f"{path} is lost: write {about} into it, and the messages are delivered, or "
+                    f"delete {folder}."
+                )
+            return None
         try:
             about = json.loads(path.read_bytes())
             return cls(folder, lock, {"run_id": "", **{k: str(v) for k, v in about.items()}})

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selftrain import distributed, progress, tracking
-from selftrain.errors import InputError
+from selftrain.errors import InputError, Unavailable
 from selftrain.files import remove_leftovers, scratch_folder, write_atomically
 from selftrain.locks import FileLock, describe_holder
 from selftrain.passwords import hide_passwords
@@ -98,7 +98,7 @@ def run_stage(
     if run_id is not None:
         return open_product(stage, key, run_id, outputs)
     _make_folder(folder)
-    with _alone(folder, title) as lock:
+    with alone(folder, title) as lock:
         run_id = _find(key)  # another process may have made it meanwhile
         if run_id is None:
             return _carry_out(stage, key, folder, title, lock, _recorded(make, identity, config))
@@ -153,13 +153,13 @@ def _plain(value: object) -> object:
 
 
 @contextmanager
-def _alone(folder: Path, title: str) -> Iterator[FileLock]:
+def alone(folder: Path, title: str) -> Iterator[FileLock]:
     """Keep other processes from a product's folder while the block works on it.
 
     The first rank holds the lock; the others wait with it. What a dead owner has left RUNNING in
     the store is ended first.
     """
-    lock = FileLock(_lock_file(folder))
+    lock = FileLock(lock_file(folder))
     is_told = False
     # Told at every look: ranks that wait for hours for one word would give up.
     while not distributed.broadcast(_take(lock) if distributed.rank() == 0 else False):
@@ -180,7 +180,8 @@ def _alone(folder: Path, title: str) -> Iterator[FileLock]:
         lock.release()
 
 
-def _lock_file(folder: Path) -> Path:
+def lock_file(folder: Path) -> Path:
+    """Return where the lock of a product's folder lies."""
     return folder.with_name(f"{folder.name}.lock")
 
 
@@ -192,10 +193,10 @@ def open_product(stage: Stage, key: str, run_id: str, outputs: Path) -> Product:
     """Return the product of a finished run; fetch its files if they are not here."""
     folder = stage.folder(outputs, key)
     # A lock file that was left: somebody was killed when all was done but its run's end.
-    is_settled = (folder / _MARK).exists() and not _lock_file(folder).exists()
+    is_settled = (folder / _MARK).exists() and not lock_file(folder).exists()
     if not distributed.broadcast(is_settled):
         _make_folder(outputs)
-        with _alone(folder, f"{stage.name} {key[:6]}"):
+        with alone(folder, f"{stage.name} {key[:6]}"):
             if distributed.rank() == 0 and not (folder / _MARK).exists():
                 _restore(stage, key, run_id, folder)
     distributed.barrier()
@@ -206,7 +207,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
+        raise Unavailable(
             f"The folder {folder} cannot be made ({error.strerror}): "
             "set machine.outputs to a folder that can be written."
         ) from error

@@ -5,6 +5,7 @@ Nothing is written here but what tells whether it can be.
 
 import logging
 import os
+import re
 import shutil
 import socket
 import urllib.error
@@ -77,6 +78,9 @@ def connect() -> str:
         InputError: nobody answers at the URI, it is no tracking URI, or it does not let us in.
     """
     uri = os.environ["MLFLOW_TRACKING_URI"] = store_uri()
+    if hide_passwords(uri) != uri:
+        # mlflow prints the addresses of runs that end, with all that stands in the URI.
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     require_answer(uri)
     run_id = os.environ.get("MLFLOW_RUN_ID")
     try:
@@ -84,7 +88,10 @@ def connect() -> str:
         if run_id is None:
             # Under `mlflow run` the experiment is already chosen: choosing again would raise.
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "selftrain")
+            _require_undeleted(name)
             return str(mlflow.set_experiment(name).experiment_id)
+    except InputError:
+        raise
     except Exception as error:  # SQLAlchemy, requests and mlflow each raise their own kinds
         raise _unusable(error) from error
     try:
@@ -97,6 +104,16 @@ def connect() -> str:
             f"names ({reason_of(error)}): set MLFLOW_TRACKING_URI to the absolute URI of the store "
             "that has it, or unset MLFLOW_RUN_ID."
         ) from error
+
+
+def _require_undeleted(name: str) -> None:
+    found = mlflow.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise InputError(
+            f"The experiment {name} of the tracking store {shown_uri()} is deleted: restore it "
+            f"(mlflow experiments restore --experiment-id {found.experiment_id}), or set "
+            "MLFLOW_EXPERIMENT_NAME to another one."
+        )
 
 
 def store_uri() -> str:
@@ -122,11 +139,19 @@ def require_answer(uri: str) -> None:
     Raises:
         InputError: nobody answers within some seconds, or a folder stands for a file.
     """
-    if uri.startswith("sqlite:///") and is_folder(place := uri.removeprefix("sqlite:///")):
+    place = uri.removeprefix("sqlite:///")
+    if uri.startswith("sqlite:///") and is_folder(place):
         # SQLAlchemy would try again for minutes.
         raise InputError(
             f"The tracking store {uri} is a folder: set MLFLOW_TRACKING_URI to a file in it, as in "
             f"sqlite:///{place.rstrip('/')}/mlflow.db."
+        )
+    folder = place.rpartition("/")[0] if uri.startswith("sqlite:///") else ""
+    if re.search("[?]|%[0-9A-Fa-f]{2}", folder):
+        # SQLAlchemy takes them for signs of the URI, and looks for another folder.
+        raise InputError(
+            f"The tracking store {uri} lies in a folder with ? or % in its name, which no URI of "
+            "SQLite can name: set MLFLOW_TRACKING_URI to a file in another folder."
         )
     try:
         ping(uri, timeout=10)
@@ -334,9 +359,13 @@ def metric_names(run_id: str) -> set[str]:
     return set(mlflow.get_run(run_id).data.metrics)
 
 
-def status_of(run_id: str) -> str:
-    """Return RUNNING, FINISHED, FAILED or KILLED."""
-    return str(mlflow.get_run(run_id).info.status)
+def is_running(run_id: str) -> bool:
+    """Say whether a run counts as RUNNING; one that is deleted does not."""
+    return _is_running(mlflow.get_run(run_id))
+
+
+def _is_running(run: mlflow.entities.Run) -> bool:
+    return bool(run.info.status == "RUNNING" and run.info.lifecycle_stage == "active")
 
 
 def find_finished(key: str) -> str | None:
@@ -361,7 +390,7 @@ def running_children(parent_id: str) -> list[str] | None:
         raise
     mine = f"tags.`mlflow.parentRunId` = '{parent_id}' and attributes.status = 'RUNNING'"
     found = client.search_runs([parent.info.experiment_id], mine)
-    own = [parent_id] if parent.info.status == "RUNNING" else []
+    own = [parent_id] if _is_running(parent) else []
     return [*(child.info.run_id for child in found), *own]
 
 

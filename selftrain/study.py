@@ -19,7 +19,7 @@ from selftrain.errors import InputError, Unavailable
 from selftrain.evaluate import read_metrics
 from selftrain.knobs import Scalar, flatten, override
 from selftrain.pipeline import Pipeline, control_config
-from selftrain.stage import Product, Stage, make_key
+from selftrain.stage import Product, Stage, alone, lock_file, make_key
 
 ARM = Stage("arm", version=1)
 """Its runs hold what an arm has reached with one seed; it has no product."""
@@ -187,8 +187,31 @@ def run_arm(config: Config, study: Study, name: str, seed: int) -> None:
     pipeline = Pipeline(mine)
     trained = _trained(pipeline, arm.stage)
     evaluated = pipeline.evaluate(trained, f"{name} s{seed}")
-    if distributed.rank() > 0:
+    found = _tags(config, name, seed, trained, evaluated) if distributed.rank() == 0 else {}
+    tags = distributed.broadcast(found)
+    key, title = make_key(ARM, tags), f"{name} s{seed}"
+    folder = ARM.folder(config.machine.outputs, key)  # never made: it names the lock
+
+    def is_done() -> bool:
+        return distributed.rank() > 0 or tracking.find_finished(key) is not None
+
+    # A lock file that was left: somebody was killed when all was done but its run's end.
+    if distributed.broadcast(is_done() and not lock_file(folder).exists()):
         return
+    with alone(folder, title) as lock:  # another command may be at the same study
+        if is_done():
+            return
+        with tracking.stage_run(ARM.name, title, key) as run:
+            lock.add(run=run.run_id)
+            run.set_tags(tags)
+            run.log_params({"seed": seed, **arm.knobs})
+            run.log_metrics(read_metrics(evaluated.folder) | _cost(trained))
+
+
+def _tags(
+    config: Config, name: str, seed: int, trained: Product, evaluated: Product
+) -> dict[str, str]:
+    """Return what an arm's run is known by."""
     tags = {
         "selftrain.study": config.study.name,
         "selftrain.benchmark": config.benchmark,
@@ -200,13 +223,7 @@ def run_arm(config: Config, study: Study, name: str, seed: int) -> None:
     labels = tracking.finished(trained.run_id).upstream.get("pseudo_labels")
     if labels is not None:
         tags["selftrain.pseudo_labels"] = labels
-    key = make_key(ARM, tags)
-    if tracking.find_finished(key) is not None:
-        return
-    with tracking.stage_run(ARM.name, f"{name} s{seed}", key) as run:
-        run.set_tags(tags)
-        run.log_params({"seed": seed, **arm.knobs})
-        run.log_metrics(read_metrics(evaluated.folder) | _cost(trained))
+    return tags
 
 
 def source_config(config: Config, study: Study, seed: int) -> Config:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from selftrain import progress, tracking
 from selftrain.errors import InputError
+from selftrain.locks import FileLock, describe_holder
 
 
 def sync(outputs: Path, patience: float) -> None:
@@ -29,7 +30,8 @@ def sync(outputs: Path, patience: float) -> None:
         progress.say(tracking.describe(done))
     at_work = tracking.spools_of_others()
     for folder in at_work:
-        progress.say(f"{folder} is left to the process that writes it")
+        holder = describe_holder(FileLock(folder / "lock").holder())
+        progress.say(f"{folder} is left to {holder} which writes it")
     if not found and not at_work:
         progress.say(f"nothing waits in {outputs / tracking.SPOOL}")
     failed = [done for done in found if done.left is not None]

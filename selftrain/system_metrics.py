@@ -19,6 +19,8 @@ from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
+from selftrain.errors import Refused
+
 _SECONDS = 10.0
 """Between two samples, if MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL does not say."""
 
@@ -59,6 +61,8 @@ def _watch(log: Log, is_over: threading.Event) -> None:
                 monitor.clear_metrics()
             log({f"system/{name}": value for name, value in metrics.items()}, step)
             step += 1
+    except Refused:
+        return  # the stage's next message is refused too, and it says so
     except Exception as error:  # the stage is not to end for it, and says itself what is wrong
         _logger.warning("the machine's metrics are logged no more: %s", error)
 

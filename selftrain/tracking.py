@@ -25,7 +25,7 @@ from PIL import Image
 
 from selftrain import progress, signals, store
 from selftrain.delivery import Delivered, Outbox, Undelivered
-from selftrain.errors import InputError, Stopped
+from selftrain.errors import InputError, Refused, Stopped
 from selftrain.passwords import hide_passwords
 from selftrain.spool import Message
 from selftrain.store import (
@@ -340,10 +340,10 @@ def bury(command_id: str, run_id: str) -> None:
         kill_runs_of(command_id, {})
     if run_id:
         try:
-            status = _process.outbox.patiently(lambda: store.status_of(run_id))
-        except mlflow.MlflowException:
+            is_running = _process.outbox.patiently(lambda: store.is_running(run_id))
+        except Refused:
             return  # this store does not have it
-        if status == "RUNNING":
+        if is_running:
             _end(run_id, "KILLED")
 
 

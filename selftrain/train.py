@@ -50,7 +50,7 @@ def train(
 
     Raises:
         Stopped: by `on_dev`, which is told the epochs done and the mIoU of each measurement on
-            dev but the last; the checkpoint stays.
+            dev but the last, those before an interruption included; the checkpoint stays.
         Terminated: a signal asks to end; what is done is in the checkpoint, but for a step.
         InputError: a loss is no number, the checkpoint is damaged or another training's, or a
             process that reads images was killed.
@@ -62,6 +62,7 @@ def train(
     training.warm()
     for row in training.history:
         _log(run, row)  # the run of the interrupted attempt is not this one
+        _tell(on_dev, row, config)  # it may have ended before it could say so
     batches = EpochBatches()
     loader = make_loader(
         SegmentationDataset(
@@ -87,14 +88,13 @@ def train(
                 is_last = epoch.number + 1 == config.epochs  # measured when all is done
                 if data.dev and not is_last and (epoch.number + 1) % config.eval_every == 0:
                     row |= _dev_metrics(training.measure_dev())
-                _log(run, row)
                 with signals.deferred():
                     _end_epoch(training, row, folder)
                     pace.begin()
+                _log(run, row)  # now that it is kept: the store may refuse it
             except (Terminated, LostWorker) as error:
                 _interrupt(training, epoch, folder, error)
-            if on_dev is not None and "dev/mIoU" in row:
-                on_dev(training.next_epoch, row["dev/mIoU"])
+            _tell(on_dev, row, config)
     matrix = training.measure_dev()  # by all ranks
     if distributed.rank() == 0:
         _finish(training, matrix, folder, run)
@@ -207,6 +207,12 @@ def _dev_metrics(matrix: ConfusionMatrix) -> dict[str, float]:
 
 def _log(run: tracking.Run, row: Mapping[str, float]) -> None:
     run.log_metrics({k: v for k, v in row.items() if k != "epoch"}, step=int(row["epoch"]))
+
+
+def _tell(on_dev: OnDev | None, row: Mapping[str, float], config: TrainConfig) -> None:
+    epochs = int(row["epoch"]) + 1
+    if on_dev is not None and "dev/mIoU" in row and epochs < config.epochs:
+        on_dev(epochs, row["dev/mIoU"])
 
 
 def _augmentation(config: TrainConfig) -> Augmentation:

@@ -14,6 +14,7 @@ from selftrain import export as module
 from selftrain.checkpoint import ModelCard, load_network, save_network
 from selftrain.errors import InputError
 from selftrain.export import CARD, ONNX, TORCH_EXPORT, export
+from selftrain.files import write_atomically
 from selftrain.models import SegmentationNetwork, build_network
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -108,6 +109,29 @@ def test_the_files_compute_what_the_network_computes_and_the_card_says_how_to_us
     assert card["output"]["shape"] == returned.shape == [1, 3, 64, 97]
     assert card["difference_from_pytorch"] == {file.path.name: file.difference for file in files}
     assert all(0 <= file.difference <= 1e-4 for file in files)
+
+
+def test_files_of_an_export_that_died_never_stand_beside_the_card_of_another(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again() -> None:
+        export(model, tmp_path, format="torch_export", height=64, width=64, dynamic=False)
+
+    again()
+    assert (tmp_path / CARD).exists()
+
+    def die(path: Path, data: bytes) -> None:
+        write_atomically(path, data)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_atomically", die)
+        with pytest.raises(KeyboardInterrupt):
+            again()
+    assert {path.name for path in tmp_path.iterdir()} == {TORCH_EXPORT}
+    (tmp_path / f".{'0' * 32}.tmp").touch()
+    again()
+    assert {path.name for path in tmp_path.iterdir()} == {TORCH_EXPORT, CARD}
 
 
 def test_with_dynamic_sizes_one_file_takes_other_batches_and_odd_sizes(

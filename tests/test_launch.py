@@ -63,7 +63,7 @@ def test_only_a_command_that_is_alone_and_wants_company_launches(
 
 def test_every_process_runs_the_command_with_its_share_of_the_cores(tmp_path: Path) -> None:
     started = start(TELL, tmp_path, "student", "--student.optim.lr=0.02")
-    output, _ = started.communicate(timeout=120)
+    output, _ = started.communicate(timeout=300)
     assert started.returncode == 0, output
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
     for rank in (0, 1):
@@ -73,7 +73,7 @@ def test_every_process_runs_the_command_with_its_share_of_the_cores(tmp_path: Pa
 
 def test_a_mistake_is_one_sentence_and_ends_the_other_processes(tmp_path: Path) -> None:
     started = start(FAIL, tmp_path)
-    output, _ = started.communicate(timeout=120)
+    output, _ = started.communicate(timeout=300)
     assert started.returncode == 1, output
     assert output.count("error: the cure is here") == 1
     assert "Traceback" not in output
@@ -81,10 +81,50 @@ def test_a_mistake_is_one_sentence_and_ends_the_other_processes(tmp_path: Path) 
 
 def test_a_command_that_is_stopped_stops_its_processes(tmp_path: Path) -> None:
     started = start(WAIT, tmp_path)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 300
     while len(list(tmp_path.glob("rank?"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     started.send_signal(signal.SIGTERM)
-    output, _ = started.communicate(timeout=100)  # ends only when no process holds the pipe
+    output, _ = started.communicate(timeout=300)  # ends only when no process holds the pipe
     assert started.returncode == 128 + signal.SIGTERM, output
     assert "Traceback" not in output
+
+
+KEEP = """
+import os, pathlib, signal, sys, time
+def keep(*given):
+    time.sleep(float(sys.argv[1]))
+    pathlib.Path("kept" + os.environ["RANK"]).touch()
+    os._exit(0)
+signal.signal(signal.SIGTERM, keep)
+pathlib.Path("rank" + os.environ["RANK"]).touch()
+time.sleep(600)
+"""
+OURS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "patience", "are_kept"),
+    [
+        pytest.param(40, None, True, marks=pytest.mark.torture),  # torchrun's own patience is 30
+        (60, "1", False),
+    ],
+)
+def test_processes_have_time_to_keep_what_they_have_unless_the_user_gives_them_less(
+    seconds: int,
+    patience: str | None,
+    are_kept: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(OURS, raising=False)
+    if patience is not None:
+        monkeypatch.setenv(OURS, patience)
+    started = start(KEEP, tmp_path, str(seconds))
+    deadline = time.monotonic() + 300
+    while len(list(tmp_path.glob("rank?"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    started.send_signal(signal.SIGTERM)
+    output, _ = started.communicate(timeout=300)
+    assert started.returncode == 128 + signal.SIGTERM, output
+    assert len(list(tmp_path.glob("kept?"))) == (2 if are_kept else 0)

@@ -37,6 +37,13 @@ def test_too_little_memory_is_one_sentence_with_the_knobs_that_save_it() -> None
         assert knob in str(caught.value)
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_who_has_no_knobs_to_set_gets_another_cure(error: Exception) -> None:
+    with pytest.raises(InputError) as caught, enough_memory("send fewer images"):
+        raise error
+    assert str(caught.value).endswith(" has too little memory: send fewer images.")
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -96,7 +96,7 @@ def server(model: Any) -> Iterator[str]:
 
 def wait_for(uri: str) -> None:
     """Wait until a server answers."""
-    for _ in range(600):
+    for _ in range(3000):
         try:
             with urllib.request.urlopen(f"{uri}/ping", timeout=5):
                 return
@@ -250,8 +250,9 @@ def test_too_little_memory_is_refused_in_a_sentence(
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
 
     monkeypatch.setattr(type(inside), "_label", lambda self, images: fail(images))
-    with pytest.raises(MlflowException, match="too little memory") as caught:
+    with pytest.raises(MlflowException, match="too little memory: send fewer images") as caught:
         inside.predict(None, IMAGES)
+    assert "optim." not in caught.value.message  # who sends a request sets no knobs
     assert caught.value.get_http_status_code() == 400
 
 

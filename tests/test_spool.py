@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -128,7 +129,7 @@ def test_a_spool_that_is_delivered_while_it_is_looked_at_is_gone(
     folder = begun(tmp_path).folder
     take = FileLock.take
 
-    def late(lock: FileLock, **note: str) -> bool:
+    def late(lock: FileLock, **note: Any) -> bool:
         shutil.rmtree(folder)
         return take(lock, **note)
 
@@ -143,6 +144,57 @@ def test_a_damaged_description_is_named_with_the_cure(text: str, tmp_path: Path)
     (folder / "run.json").write_text(text)
     with pytest.raises(InputError, match=r"run\.json is damaged .*delete"):
         Spool.open_left(folder)
+
+
+@pytest.mark.parametrize("left", ["lock", ".0123.tmp", "00000001"])
+def test_a_folder_without_a_message_whose_process_was_killed_is_removed(
+    left: str, tmp_path: Path
+) -> None:
+    """It died as it began, or when all was delivered."""
+    folder = tmp_path / f"{'a' * 32}-01234567"
+    folder.mkdir()
+    (folder / left).touch()
+    assert Spool.open_left(folder) is None
+    assert not folder.exists()
+
+
+def test_a_folder_that_is_none_of_ours_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").touch()
+    assert Spool.open_left(tmp_path / "mine") is None
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["a.txt"]
+
+
+def test_messages_whose_description_is_lost_are_named_with_the_cure(tmp_path: Path) -> None:
+    folder = tmp_path / f"{'a' * 32}-01234567"
+    folder.mkdir()
+    (folder / "00000001.json").write_text('{"kind": "tags", "value": {}}')
+    with pytest.raises(InputError, match=r"run\.json is lost: write .* or delete") as caught:
+        Spool.open_left(folder)
+    cure = str(caught.value).partition("write ")[2].partition(" into it")[0]
+    (folder / "run.json").write_text(cure)
+    found = Spool.open_left(folder)
+    assert found is not None
+    assert found.run_id == "a" * 32
+
+
+def test_a_spool_that_is_taken_for_a_dead_ones_as_it_begins_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = FileLock.take
+    taken: list[Path] = []
+
+    def late(lock: FileLock, **note: Any) -> bool:
+        if not taken:
+            shutil.rmtree(lock.path.parent)
+        taken.append(lock.path.parent)
+        return take(lock, **note)
+
+    monkeypatch.setattr(FileLock, "take", late)
+    spool = begun(tmp_path)
+    spool.append(tags(1))
+    assert len(taken) == 2
+    assert list(tmp_path.iterdir()) == [spool.folder]
 
 
 def test_a_folder_that_cannot_be_made_is_named_with_the_cure(tmp_path: Path) -> None:
@@ -230,7 +282,7 @@ def test_a_lock_that_cannot_be_written_is_named_with_the_cure(tmp_path: Path) ->
         FileLock(tmp_path / "file" / "lock").take()
 
 
-def test_on_a_file_system_without_locks_everybody_gets_the_lock_and_nobody_counts_as_dead(
+def test_without_locks_a_process_gets_its_own_lock_again_and_nobody_counts_as_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_locks(*words: object) -> None:
@@ -244,3 +296,66 @@ def test_on_a_file_system_without_locks_everybody_gets_the_lock_and_nobody_count
     assert second.left == {}
     first.release()
     second.release()
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without locks, in this process and those that it forks."""
+
+    def refuse(*words: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_a_spool_is_its_processs_all_the_same_until_that_dies(
+    tmp_path: Path,
+) -> None:
+    process = CONTEXT.Process(target=keep, args=(tmp_path,), daemon=True)
+    process.start()
+    while not list(tmp_path.glob("*/00000001.json")):
+        time.sleep(0.01)
+    (folder,) = tmp_path.iterdir()
+    assert Spool.open_left(folder) is None
+    assert FileLock(folder / "lock").holder()["pid"] == str(process.pid)
+    process.kill()
+    process.join()
+    left = Spool.open_left(folder)
+    assert left is not None
+    assert [message for _, message in left.messages()] == [tags(1)]
+
+
+@pytest.mark.usefixtures("no_locks")
+@pytest.mark.parametrize(
+    ("change", "is_taken"),
+    [
+        ({"host": "another"}, False),  # nobody here knows whether it lives
+        ({"begun": "long ago"}, True),  # its number has gone to another process
+        ({"pid": str(2**22 + 1)}, True),
+        ({"pid": "9" * 30}, True),
+        ({"pid": "-1"}, True),
+        ({}, False),
+    ],
+)
+def test_without_locks_a_spool_is_taken_only_where_its_process_is_known_to_be_dead(
+    change: dict[str, str], is_taken: bool, tmp_path: Path
+) -> None:
+    process = CONTEXT.Process(target=keep, args=(tmp_path,), daemon=True)
+    process.start()
+    while not list(tmp_path.glob("*/00000001.json")):
+        time.sleep(0.01)
+    (folder,) = tmp_path.iterdir()
+    note = FileLock(folder / "lock").holder() | change
+    (folder / "lock").write_text(json.dumps(note))
+    assert (Spool.open_left(folder) is not None) == is_taken
+    process.kill()
+    process.join()
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_what_has_no_message_is_left(tmp_path: Path) -> None:
+    folder = tmp_path / f"{'a' * 32}-01234567"
+    folder.mkdir()
+    assert Spool.open_left(folder) is None
+    assert folder.exists()

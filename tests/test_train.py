@@ -1,5 +1,6 @@
 """The training loop: what an epoch is made of, and that it can be interrupted."""
 
+import contextlib
 import itertools
 import math
 import multiprocessing
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 from miniature import truncate, write_picture
+from mlflow import MlflowClient
 from squares import GOLDEN, RECIPE, draw_squares, fit_squares
 from torch import nn
 
@@ -33,7 +35,7 @@ from selftrain.data.statistics import count_pixels
 from selftrain.datasets import OpenData
 from selftrain.engine import Engine
 from selftrain.epochs import count_crops
-from selftrain.errors import InputError, Terminated
+from selftrain.errors import InputError, Terminated, Unavailable
 from selftrain.knobs import Scalar, override
 from selftrain.tracking import SILENT, Run
 from selftrain.train import Training, TrainingData, train
@@ -56,9 +58,9 @@ def data(tiny_data: OpenData) -> TrainingData:
 
 @dataclass(frozen=True)
 class Interrupting(Run):
-    """Dies when the metrics of an epoch are logged: after its steps, before its checkpoint."""
+    """Dies when the metrics of an epoch are logged: after its checkpoint."""
 
-    epoch: int = 1
+    epoch: int = 0
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if step == self.epoch:
@@ -172,6 +174,64 @@ def test_a_training_that_is_stopped_at_any_step_ends_like_one_that_is_not(
         assert read == expected
 
 
+@pytest.mark.parametrize(
+    ("what", "name", "calls"),
+    [(Training, "measure_dev", 1), (Training, "end_epoch", 1), (checkpoint, "save_checkpoint", 2)],
+)
+def test_a_measurement_that_a_stop_has_kept_from_being_told_is_told_by_the_next_start(
+    what: Any,
+    name: str,
+    calls: int,
+    tiny: Config,
+    data: TrainingData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = override(tiny.student, {**STOPPING, "epochs": 3})
+
+    def start(folder: Path) -> list[tuple[int, float]]:
+        told: list[tuple[int, float]] = []
+
+        def on_dev(epochs: int, miou: float) -> None:
+            told.append((epochs, miou))
+
+        with contextlib.suppress(Terminated), signals.heard():
+            train(recipe, data, tiny.machine, folder, SILENT, title="test", on_dev=on_dev)
+        return told
+
+    whole = start(tmp_path / "whole")
+    assert [epochs for epochs, _ in whole] == [1, 2]  # the last one is the result
+    with monkeypatch.context() as patch:
+        stop_after(patch, what, name, calls)
+        assert start(tmp_path / "cut") == whole[: calls - 1]
+    assert start(tmp_path / "cut") == whole
+
+
+def test_a_training_whose_run_is_deleted_is_kept_with_the_epoch_that_could_not_be_logged(
+    store: str, tiny: Config, data: TrainingData, tmp_path: Path
+) -> None:
+    values: dict[str, Scalar] = {"epochs": 3, "eval_every": 1}
+    whole, cut = fit(tiny, data, tmp_path / "whole", values), tmp_path / "cut"
+    tracking.connect(tmp_path / "outputs")
+    with (  # noqa: PT012
+        pytest.raises(Unavailable, match=r"refuses what run .* logs .*same command goes on"),
+        tracking.stage_run("train", "student", "key") as run,
+    ):
+
+        def delete(epochs: int, miou: float) -> None:
+            MlflowClient(store).delete_run(run.run_id)
+
+        recipe = override(tiny.student, values)
+        train(recipe, data, tiny.machine, cut, run, title="test", on_dev=delete)
+    training = Training(override(tiny.student, values), data, tiny.machine)
+    training.load_state(checkpoint.load_checkpoint(cut, training.device) or {})
+    assert training.next_epoch == 2
+    with tracking.stage_run("train", "student", "key") as run:
+        fit(tiny, data, cut, values, run)
+    assert (cut / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    assert list(tracking.metric_steps(run.run_id, "train/loss")) == [0, 1, 2]
+
+
 def test_a_training_is_kept_by_the_clock_inside_an_epoch_too(
     tiny: Config, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,7 +289,7 @@ def test_a_damaged_newest_checkpoint_costs_an_epoch_and_not_the_training(
     whole = fit(tiny, data, tmp_path / "whole", values)
     cut = tmp_path / "cut"
     with pytest.raises(KeyboardInterrupt):
-        fit(tiny, data, cut, values, Interrupting("", epoch=2))
+        fit(tiny, data, cut, values, Interrupting("", epoch=1))
     truncate(cut / CHECKPOINT)
     fit(tiny, data, cut, values)
     said = capsys.readouterr().out
@@ -253,7 +313,7 @@ def test_the_checkpoint_of_another_training_is_refused_in_one_sentence(
     values: dict[str, Scalar], tiny: Config, data: TrainingData, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        fit(tiny, data, tmp_path, {"epochs": 3, "eval_every": 3}, Interrupting("", epoch=2))
+        fit(tiny, data, tmp_path, {"epochs": 3, "eval_every": 3}, Interrupting("", epoch=1))
     with pytest.raises(InputError, match=rf"{CHECKPOINT}: The checkpoint is of another .* delete"):
         fit(tiny, data, tmp_path, {"epochs": 3, "eval_every": 3, **values})
 
@@ -275,7 +335,7 @@ def test_snapshots_are_what_a_training_was_on_the_way_interrupted_or_not(
             data.reader.classes.names
         )
     cut = tmp_path / "cut"
-    for epoch in range(1, 6):  # dies in each epoch once
+    for epoch in range(5):  # dies after each epoch once
         with pytest.raises(KeyboardInterrupt):
             fit(tiny, data, cut, {**values, "snapshots": 2}, Interrupting("", epoch))
     fit(tiny, data, cut, {**values, "snapshots": 2})

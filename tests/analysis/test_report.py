@@ -131,6 +131,15 @@ def test_a_store_is_asked_once_however_many_runs_it_has(
     assert asked.count("get") <= 1  # for the artifact of the class frequencies
 
 
+def test_what_a_killed_report_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / "scenes" / f".{'0' * 32}.tmp"
+    left.parent.mkdir()
+    left.touch()
+    page = build_report("scenes", [], tmp_path)
+    assert page.is_file()
+    assert not left.exists()
+
+
 def test_a_benchmark_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="There is no benchmark moon; there are scenes"):
         build_report("moon", [], tmp_path)

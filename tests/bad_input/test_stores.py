@@ -23,6 +23,8 @@ from bad_input.world import World, fail
         ("sqlite:////proc/nowhere/mlflow.db", ["/proc/nowhere", "MLFLOW_TRACKING_URI"]),
         ("sqlite:///{folder}/text.db", ["text.db", "MLFLOW_TRACKING_URI"]),
         ("sqlite:///{folder}", ["{folder}", "MLFLOW_TRACKING_URI"]),
+        ("sqlite:///{folder}/a%20b/mlflow.db", ["a%20b", "no URI of SQLite", "another folder"]),
+        ("sqlite:///{folder}/a?b/mlflow.db", ["a?b", "no URI of SQLite", "another folder"]),
         ("{folder}/runs", ["{folder}/runs", "MLFLOW_TRACKING_URI"]),
         ("file://{folder}/runs", ["{folder}/runs", "MLFLOW_TRACKING_URI"]),
     ],

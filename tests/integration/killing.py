@@ -23,8 +23,8 @@ from mlflow.entities import Run
 
 from selftrain.knobs import Scalar
 
-SECONDS = 300
-"""After which a command counts as hung."""
+SECONDS = 900
+"""After which a command counts as hung; a busy machine is not."""
 UNHARMED = Death(step=0)
 _TIMES = ["train/images_per_second", "train/epoch_seconds"]
 

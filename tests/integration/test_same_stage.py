@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from multiprocessing.context import ForkServerProcess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run as StoredRun
-from workspace import Workspace, role
+from workspace import REPOSITORY, Workspace, role
 
 from selftrain import tracking
 from selftrain.errors import InputError
@@ -170,6 +171,30 @@ def test_two_commands_for_one_teacher_train_it_once(scenes_root: Path, tmp_path:
     assert run.info.status == "FINISHED"
     assert sum("teacher: made" in it.output for it in finished) == 1
     assert sum("teacher: found" in it.output for it in finished) == 1
+
+
+@pytest.mark.torture
+def test_two_commands_for_one_study_measure_each_arm_once(
+    scenes_root: Path, tmp_path: Path
+) -> None:
+    values: dict[str, Scalar] = {
+        "machine.data_root": scenes_root,
+        "study.name": "table1_self_training",
+    }
+    workspace = Workspace(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", values)
+    shutil.copytree(REPOSITORY / "experiments", workspace.checkout / "experiments")
+    assert workspace.selftrain("prepare").code == 0  # the store is made once
+    with ThreadPool(2) as pool:
+        finished = pool.map(workspace.selftrain, ["study", "study"])
+    assert [it.code for it in finished] == [0, 0], finished
+    keys = [run.data.tags["selftrain.key"] for run in workspace.stages()]
+    assert len(keys) == len(set(keys))
+    assert {run.info.status for run in workspace.runs()} == {"FINISHED"}
+    assert sorted(role(run) for run in workspace.stages() if "arm" in run.data.tags.values()) == [
+        "student s0",
+        "teacher s0",
+    ]
+    assert not list(workspace.outputs.glob("*.lock"))
 
 
 @pytest.mark.torture

@@ -23,7 +23,8 @@ from workspace import TORCHRUN, Workspace
 from selftrain.checkpoint import CHECKPOINT, WEIGHTS
 from selftrain.signals import ENDING
 
-SECONDS = 100
+SECONDS = 300
+"""After which something counts as hung."""
 LONG = {
     "teacher.data.repeat": 24.0,  # 24 steps of 4 crops
     "machine.checkpoint_minutes": 1e-9,  # so that a checkpoint says that steps are taken
@@ -103,7 +104,9 @@ def test_a_training_that_is_stopped_again_and_again_ends_like_one_that_is_not(
     rng, stops, longest = random.Random(0), 0, 0.0
     for number in itertools.cycle(ENDING):
         pid = cut.start("teacher")
-        code = cut.server.wait(pid, rng.uniform(2, 12))
+        code = cut.server.wait(
+            pid, rng.uniform(2, 12) * (1 + stops / 10)
+        )  # slow machines get on too
         if code is None:
             began = time.monotonic()
             os.killpg(pid, number)
@@ -165,7 +168,7 @@ def test_processes_that_train_together_are_stopped_by_one_signal(tmp_path: Path)
     assert (
         len(re.findall(r"stopped by SIGTERM: the checkpoint of step \d+ in epoch 0", output)) == 1
     )
-    assert not psutil.wait_procs(family, timeout=5)[1]
+    assert not psutil.wait_procs(family, timeout=60)[1]
 
 
 def test_processes_that_train_together_stop_after_the_same_step_and_go_on(tmp_path: Path) -> None:

@@ -30,10 +30,10 @@ from selftrain.search import MOST_RETRIES, RETRY_OF, count
 WORKERS = 8
 TRIALS = 40
 BETWEEN = (2.0, 6.0)
-"""Seconds between two kills."""
+"""Seconds between two kills, at first."""
 GRACE = 30
 """Seconds without a sign of life, after which a worker is dead: with 8 on 2 processors, not few."""
-MINUTES = 15
+MINUTES = 60
 """After which the search counts as hung."""
 
 
@@ -85,7 +85,8 @@ class Workers:
         return self.place.start("sweep", grace=GRACE)
 
     def _next(self) -> float:
-        return time.monotonic() + self.rng.uniform(*BETWEEN)
+        # Ever later: on a slow machine none would live long enough to end a trial.
+        return time.monotonic() + self.rng.uniform(*BETWEEN) * (1 + self.kills / 50)
 
 
 @pytest.mark.torture
@@ -105,7 +106,7 @@ def test_no_trial_is_lost_and_none_counts_twice_while_workers_are_killed(
     lost = sum(trial.state == TrialState.FAIL for trial in trials)
     survived(
         f"{WORKERS} workers of a sweep on one PostgreSQL, killed by SIGKILL and replaced",
-        tried=f"{workers.kills} kills every {BETWEEN[0]:.0f} to {BETWEEN[1]:.0f} s",
+        tried=f"{workers.kills} kills, at first every {BETWEEN[0]:.0f} to {BETWEEN[1]:.0f} s",
         found=f"{len(trials) - lost} of {TRIALS} trials ended, each once; {lost} were lost and "
         "tried again",
     )
