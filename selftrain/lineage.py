@@ -190,6 +190,40 @@ def describe_in_markdown(made: Made) -> str:
     return "\n".join(lines)
 
 
+def describe_in_a_line(made: Made) -> str:
+    """Return what a product was made from as one sentence of links, and the digests of all data.
+
+    MLflow folds a description of more than some lines up, and its links with it.
+    """
+    data = {
+        (it.name, it.digest): it
+        for station in each(made)
+        if station.run is not None
+        for it in data_of(station.run)
+    }
+    read = "; ".join(f"{it.name}: {amount(it)}, `{it.digest}`" for it in data.values())
+    return f"{_clause(made, set())}. Data: {read or 'unknown'}."
+
+
+def _clause(made: Made, seen: set[str], *, is_alone: bool = True) -> str:
+    """Return a product's name and those of its sources, in brackets if it has not come alone."""
+    if made.run is None:
+        return f"{made.title} `{made.run_id}`"
+    title = f"{role_of(made.run)} {made.run.key[:6]}"
+    name = link_to(made.run, title) if seen else f"{title}:"
+    if made.run_id in seen or not made.sources:
+        return name
+    is_first, are_alone = not seen, len(made.sources) == 1
+    seen.add(made.run_id)
+    by_link: dict[str, list[str]] = {}
+    for source in made.sources:
+        by_link.setdefault(source.link, []).append(_clause(source, seen, is_alone=are_alone))
+    said = ", ".join(f"{LINKS.get(it, it)} {' and '.join(by_link[it])}" for it in by_link)
+    if is_first:
+        return f"{name} {said}"
+    return f"{name}, {said}" if is_alone else f"{name} ({said})"
+
+
 def link_to(run: Finished, text: str) -> str:
     """Return a link to a run that works from any page of MLflow's UI."""
     return f"[{text}](#/experiments/{run.experiment}/runs/{run.run_id})"

@@ -6,7 +6,7 @@ from selftrain import distributed, progress, tracking
 from selftrain.config import LineageConfig
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
-from selftrain.lineage import describe, describe_in_markdown, trace
+from selftrain.lineage import describe, describe_in_a_line, trace
 from selftrain.lineage_figure import FORMATS, draw, encode
 
 NOTE_TAG = "mlflow.note.content"
@@ -16,7 +16,7 @@ _LONGEST_NOTE = 8000
 
 
 def note_lineage(run_id: str) -> None:
-    """Give a finished run its chain: as its description, whose names lead to the runs, and drawn.
+    """Give a finished run its chain: as its description, in which names are links, and drawn.
 
     A run that was made from data alone is left as it is.
 
@@ -29,8 +29,7 @@ def note_lineage(run_id: str) -> None:
     if not made.sources:
         return
     run = tracking.Run(run_id)
-    text = f"**{made.title}** was made from:\n\n{describe_in_markdown(made)}"
-    run.set_tags({NOTE_TAG: text[:_LONGEST_NOTE]})
+    run.set_tags({NOTE_TAG: describe_in_a_line(made)[:_LONGEST_NOTE]})
     run.log_text(describe(made), "lineage/lineage.txt")
     run.log_figure(draw(made), "lineage/lineage.png")
 

@@ -44,6 +44,7 @@ def write_card(made: Made, *, benchmark: str, evaluations: Sequence[Finished] = 
         f"**Made from**\n\n{describe_in_markdown(made)}",
         "**Licences** (of what it was made from; they decide what it may be used for)\n\n"
         + "\n".join(f"- {line}" for line in dict.fromkeys(_licences(made))),
+        _per_class(run),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -133,21 +134,24 @@ def _pseudo(run: Finished, labels: Finished, knobs: Mapping[str, str]) -> str:
 
 
 def _reached(run: Finished) -> str:
-    """Return the IoU of each class on dev, at the end of the training."""
-    prefix = "dev/IoU/"
-    classes = {k.removeprefix(prefix): v for k, v in run.metrics.items() if k.startswith(prefix)}
     if "dev/mIoU" not in run.metrics:
-        return "**IoU**: not measured while it was trained (no dev split)."
-    head = (
+        return "**dev mIoU**: not measured while it was trained (no dev split)."
+    return (
         f"**dev mIoU {100 * run.metrics['dev/mIoU']:.2f}**, in percent, at the end of the "
         "training. Choices are made on dev: it belongs in no table."
     )
+
+
+def _per_class(run: Finished) -> str:
+    """Return the IoU of each class on dev; a class that does not occur has none."""
+    prefix = "dev/IoU/"
+    classes = {k.removeprefix(prefix): v for k, v in run.metrics.items() if k.startswith(prefix)}
     if not classes:
-        return head
+        return ""
     if len(classes) > CLASSES_IN_TABLE:
-        return f"{head}\n\n" + " · ".join(f"{k} {100 * v:.1f}" for k, v in classes.items())
+        return "**IoU on dev** " + " · ".join(f"{k} {100 * v:.1f}" for k, v in classes.items())
     rows = [f"| {name} | {100 * value:.2f} |" for name, value in classes.items()]
-    return "\n".join([head, "", "| class | IoU on dev |", "| :-- | --: |", *rows])
+    return "\n".join(["| class | IoU on dev |", "| :-- | --: |", *rows])
 
 
 def _tested(evaluations: Sequence[Finished]) -> Iterator[str]:
@@ -163,8 +167,18 @@ def _tested(evaluations: Sequence[Finished]) -> Iterator[str]:
             yield "**On evaluation splits** (measured by `evaluate`; nothing was chosen by them)\n"
         asked.add(way)
         reached = ", ".join(f"{k.removesuffix('/mIoU')} mIoU {100 * v:.2f}" for k, v in mious)
-        how = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in way)
-        yield f"- {link_to(run, reached)}" + (f" ({how})" if how else "")
+        yield f"- {link_to(run, reached)}{_how(ways)}"
+
+
+def _how(ways: Mapping[str, str]) -> str:
+    """Say how a network was asked, if the run says so."""
+    asked = {name.rpartition(".")[2]: value for name, value in ways.items()}
+    if "scales" not in asked:
+        return ""
+    window = asked.get("window", "0")
+    frames = "whole images" if window == "0" else f"windows of {window} pixels"
+    mirrored = ", mirrored too" if asked.get("flip") == "True" else ""
+    return f" ({frames}, scales {asked['scales']}{mirrored})"
 
 
 def _licences(made: Made) -> Iterator[str]:

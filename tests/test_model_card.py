@@ -41,7 +41,7 @@ def card(made: Made, *evaluations: Finished) -> str:
 
 def test_what_the_run_does_not_say_is_not_made_up() -> None:
     text = card(trained())
-    assert "**IoU**: not measured while it was trained (no dev split)." in text
+    assert "**dev mIoU**: not measured while it was trained (no dev split)." in text
     assert "no pseudo labels" in text
     assert "an unknown number of images" in text
     assert "commit `" not in text
