@@ -114,8 +114,7 @@ def _share(params: Mapping[str, str]) -> str:
         return f" ({params['data.shots']} images a class)"
     if "data.labelled_fraction" not in params:
         return ""
-    share = 100 * float(params["data.labelled_fraction"])
-    return f" ({share:g} % of {params.get('data.train_on', 'train')})"
+    return f" ({params['data.labelled_fraction']} of {params.get('data.train_on', 'train')})"
 
 
 def _pseudo(run: Finished, labels: Finished, knobs: Mapping[str, str]) -> str:

@@ -453,7 +453,7 @@ def _finished(run: mlflow.entities.Run) -> Finished:
         is_deleted=run.info.lifecycle_stage == "deleted",
         tags=dict(tags),
         params=dict(run.data.params),
-        data=[_read(given.dataset) for given in run.inputs.dataset_inputs],
+        data=[_read(it.dataset) for it in (run.inputs.dataset_inputs if run.inputs else ())],
     )
 
 

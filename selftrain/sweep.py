@@ -328,14 +328,15 @@ def retrain(config: Config, best: dict[str, Scalar], shared: SharedStudy) -> Non
                 if is_free:
                     run_arm(named, study, arm, seed)
                     if arm == BEST and seed == seeds[0]:
-                        _register(Pipeline(arm_config(named, study, study.arms[arm], seed)))
+                        _register(arm_config(named, study, study.arms[arm], seed))
                 else:
                     progress.say(f"{arm}, seed {seed}: another worker trains it")
 
 
-def _register(pipeline: Pipeline) -> None:
+def _register(config: Config) -> None:
+    pipeline = Pipeline(config)  # whose student is found: it was just trained
     classes = pipeline.data.splits.classes.names
-    register(pipeline.config, classes, [(pipeline.student.run_id, STUDENT)])
+    register(config, classes, [(pipeline.student.run_id, STUDENT)])
 
 
 def fresh_seeds(config: Config) -> list[int]:

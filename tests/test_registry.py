@@ -129,7 +129,7 @@ def test_a_card_says_what_a_network_is_from_what_it_was_made_and_what_it_has_rea
         assert f"{product.key}](#/experiments/{experiment}/runs/{product.run_id})" in card
     for text in (
         "**Student** for the benchmark scenes: fast_scnn, 1 epochs",
-        f"4 images of scenes (50 % of train), digest `{pipeline.data.labelled_digest}`",
+        f"4 images of scenes (0.5 of train), digest `{pipeline.data.labelled_digest}`",
         f"pool: 4 images, digest `{pipeline.data.pool_digest}`",
         "4 of 4 images, 100.0 % of their pixels; 1.0 pseudo-labelled crops for each real one",
         "drawn by this program: Apache-2.0",
