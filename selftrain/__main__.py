@@ -21,10 +21,12 @@ from selftrain.export import export
 from selftrain.files import is_folder
 from selftrain.knobs import flatten
 from selftrain.launch import launch, needs_launch
+from selftrain.lineage_record import show_lineage
 from selftrain.machine import count_workers, describe, enough_memory, enough_space
 from selftrain.pipeline import Pipeline
 from selftrain.predict import list_pictures, predict
 from selftrain.prepare import say_summary
+from selftrain.registry import CONTROL, FINETUNED, STUDENT, TEACHER, register, renew_card
 from selftrain.sources import export_scenes
 from selftrain.stage import PRODUCT, Product
 from selftrain.study import run_study
@@ -54,6 +56,7 @@ def _prepare(pipeline: Pipeline, run: tracking.Run) -> None:
 def _teacher(pipeline: Pipeline, run: tracking.Run) -> None:
     """Train the teacher on the labelled images."""
     _finish(pipeline.teacher, run)
+    _register(pipeline, {TEACHER: pipeline.teacher})
 
 
 def _pseudo_label(pipeline: Pipeline, run: tracking.Run) -> None:
@@ -72,6 +75,7 @@ def _pseudo_label(pipeline: Pipeline, run: tracking.Run) -> None:
 def _student(pipeline: Pipeline, run: tracking.Run) -> None:
     """Train the student on real and pseudo labels."""
     _finish(pipeline.student, run)
+    _register(pipeline, {STUDENT: pipeline.student})
 
 
 def _study(pipeline: Pipeline, run: tracking.Run) -> None:
@@ -122,12 +126,15 @@ def _finetune(pipeline: Pipeline, run: tracking.Run) -> None:
             "--finetune.start RUN_ID."
         )
     _finish(pipeline.finetuned, run)
+    _register(pipeline, {FINETUNED: pipeline.finetuned})
 
 
 def _evaluate(pipeline: Pipeline, run: tracking.Run) -> None:
     """Measure a model on the evaluation splits."""
-    product = pipeline.evaluate(pipeline.model_to_evaluate(), "model")
+    model = pipeline.model_to_evaluate()
+    product = pipeline.evaluate(model, "model")
     _finish(product, run)
+    renew_card(pipeline.config, model.run_id)
     if distributed.rank() == 0:
         metrics = read_metrics(product.folder)
         comparison.show(_table(pipeline, {"model": metrics}), "IoU in percent")
@@ -225,6 +232,10 @@ def _main(pipeline: Pipeline, run: tracking.Run) -> None:
                 if key.endswith("mIoU")
             }
         )
+    _register(
+        pipeline,
+        {TEACHER: models["teacher"], CONTROL: models["control"], STUDENT: models["student"]},
+    )
 
 
 def _table(pipeline: Pipeline, measured: Mapping[str, Mapping[str, float]]) -> DataFrame:
@@ -251,7 +262,17 @@ def _conditions(config: Config) -> str:
 
 
 def _finish(product: Product, run: tracking.Run) -> None:
-    run.set_tags({"selftrain.product": product.run_id})
+    run.set_tags({tracking.PRODUCT_TAG: product.run_id})
+
+
+def _register(pipeline: Pipeline, networks: Mapping[str, Product]) -> None:
+    classes = pipeline.data.splits.classes.names
+    register(pipeline.config, classes, [(it.run_id, role) for role, it in networks.items()])
+
+
+def _lineage(pipeline: Pipeline, run: tracking.Run) -> None:
+    """Show from what a run was made: labels, teachers, data."""
+    show_lineage(pipeline.config.lineage)
 
 
 ACTIONS: dict[str, Action] = {
@@ -266,6 +287,7 @@ ACTIONS: dict[str, Action] = {
     "export": _export,
     "predict": _predict,
     "inspect_pseudo_labels": _inspect,
+    "lineage": _lineage,
     "main": _main,
 }
 
@@ -281,6 +303,10 @@ def run(argv: Sequence[str]) -> None:
     outputs, patience = config.machine.outputs, config.machine.tracking_patience
     if stage == "sync":  # no stage of the pipeline, and no run
         sync(outputs, patience)
+        return
+    if stage == "lineage":  # reads what there is: no run of its own
+        tracking.connect(outputs, patience)
+        ACTIONS[stage](Pipeline(config), tracking.SILENT)
         return
     # A sweep's workers are commands of their own, one process each: it says so itself.
     if stage != "sweep" and needs_launch(config.machine.processes):

@@ -20,6 +20,8 @@ from selftrain.knobs import Scalar, check_known, flatten, override
 
 LONGEST = 4000
 """Characters of a value that is a text: a path can have no more."""
+_FIRST_WORD = {"lineage": "lineage.run"}
+"""Stage -> the knob that its first word is the value of, if it names none."""
 
 
 def parse(argv: Sequence[str], stages: Mapping[str, str]) -> tuple[str, Config]:
@@ -27,8 +29,9 @@ def parse(argv: Sequence[str], stages: Mapping[str, str]) -> tuple[str, Config]:
 
     Args:
         argv: `STAGE --dotted.path value --dotted.path=value ...`, without the program's name. Of
-            the stage's own knobs the first part may be left out: `predict --images DIR`. `--pool`
-            names the unlabelled images: as `data.pool` does, or by their folder.
+            the stage's own knobs the first part may be left out: `predict --images DIR`. `lineage`
+            takes its run as a word of its own. `--pool` names the unlabelled images: as
+            `data.pool` does, or by their folder.
         stages: Name of each stage -> one line about it.
 
     Raises:
@@ -42,6 +45,8 @@ def parse(argv: Sequence[str], stages: Mapping[str, str]) -> tuple[str, Config]:
         print(_overview(stages))
         raise SystemExit(0)
     stage, *rest = argv
+    if stage in _FIRST_WORD and rest and not rest[0].startswith("-"):
+        rest = [f"--{_FIRST_WORD[stage]}={rest[0]}", *rest[1:]]
     if stage not in stages:
         raise InputError(f"There is no stage {stage}; there are {', '.join(stages)}.")
     if "-h" in rest or "--help" in rest:

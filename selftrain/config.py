@@ -535,6 +535,16 @@ class ExportConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LineageConfig:
+    """From what a product was made, as text and as a figure."""
+
+    run: str = "none"
+    """Run id of a stage, runs:/ID, or models:/NAME@ALIAS; may stand without the knob's name."""
+    output: str = "none"
+    """File for the figure, .png, .svg or .pdf; none: text alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyConfig:
     """A table or figure of the paper: a file of experiments/."""
 
@@ -593,6 +603,8 @@ class MachineConfig:
     """Folder for the stages' products, one folder a key."""
     tracking_patience: int = 60
     """Seconds to wait for a tracking store that went away, where nothing goes on without it."""
+    register: bool = True
+    """Register networks as versions of selftrain-BENCHMARK in MLflow (docs/registry.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
     processes: int = 1
@@ -639,6 +651,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    lineage: LineageConfig = field(default_factory=LineageConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)

@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -20,9 +21,10 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from selftrain import progress, store
+from selftrain import model_versions, progress, store
 from selftrain.checkpoint import CHECKPOINT, NETWORK, OLDER
 from selftrain.errors import InputError, Refused, Unavailable
+from selftrain.model_versions import Registration
 from selftrain.spool import Message, Spool
 
 T = TypeVar("T")
@@ -37,6 +39,8 @@ _SLOWEST = 2**20
 """Bytes a second that a server must take of an artifact."""
 _MOST_METRICS = 1000
 """In one request."""
+REGISTER = "register"
+"""Kind of the messages that take several steps: they are on disk before the first."""
 
 
 class Undelivered(Unavailable):
@@ -82,7 +86,7 @@ class Outbox:
         self._own.add(run_id)
 
     def send(self, run_id: str, message: Message) -> None:
-        """Deliver a message, or keep it for later.
+        """Deliver a message, or keep it for later; one of several steps is kept first.
 
         Raises:
             Refused: the store does not take it, or what waits of the run. It is kept all the same.
@@ -93,7 +97,7 @@ class Outbox:
                 spool, said = self._refused[run_id]
                 spool.append(message)
                 raise Refused(said)
-            if not self._spools and not self._is_away:
+            if not self._spools and not self._is_away and message.kind != REGISTER:
                 try:
                     deliver(run_id, [message])
                     return
@@ -106,7 +110,9 @@ class Outbox:
                     self._note_outage(error)
             self._keep(run_id, message)
             if time.monotonic() >= self._retry_at:
-                self._try()
+                failed = self._try()
+                if failed is not None and not self._is_away:
+                    self._note_outage(failed)
 
     def _keep(self, run_id: str, message: Message) -> None:
         if run_id not in self._spools:
@@ -231,7 +237,7 @@ class Outbox:
             for run_id, spool in list(self._spools.items()):
                 for numbers, messages in _batches(spool):
                     try:
-                        deliver(run_id, messages)
+                        _deliver_alone(self.root, run_id, messages)
                     except Exception as error:
                         if store.is_refusal(error):
                             self._set_aside(run_id, error)
@@ -301,7 +307,7 @@ def _deliver_left(spool: Spool) -> Delivered:
     done = Delivered(spool.run_id)
     try:
         for numbers, messages in _batches(spool):
-            deliver(spool.run_id, messages)
+            _deliver_alone(spool.folder.parent, spool.run_id, messages)
             for number in numbers:
                 spool.drop(number)
             done.messages += len(messages)
@@ -340,6 +346,13 @@ def _batches(spool: Spool) -> list[tuple[list[int], list[Message]]]:
     return batches
 
 
+def _deliver_alone(root: Path, run_id: str, messages: Sequence[Message]) -> None:
+    """Deliver; while a network is registered, the other processes of this root wait."""
+    registers = messages[-1].kind == REGISTER
+    with model_versions.one_at_a_time(root) if registers else nullcontext():
+        deliver(run_id, messages)
+
+
 def deliver(run_id: str, messages: Sequence[Message]) -> None:
     """Deliver a message, or several with metrics.
 
@@ -367,6 +380,8 @@ def deliver(run_id: str, messages: Sequence[Message]) -> None:
         client.log_inputs(run_id, datasets=[DatasetInput(Dataset(**value["dataset"]), tags)])
     elif kind == "end":
         client.set_terminated(run_id, value["status"], value["time"])
+    elif kind == REGISTER:
+        model_versions.register(run_id, Registration(**value))
     else:
         _deliver_files(client, run_id, messages[-1])
 

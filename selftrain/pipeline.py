@@ -22,6 +22,7 @@ from selftrain.errors import InputError
 from selftrain.evaluate import evaluate
 from selftrain.identity import changed_knobs, decides_labels, decides_training
 from selftrain.knobs import Scalar, flatten, override
+from selftrain.lineage_record import note_lineage
 from selftrain.machine import count_workers, describe
 from selftrain.prepare import prepare, scan_splits
 from selftrain.pseudo_label import label_pool
@@ -385,7 +386,10 @@ class Pipeline:
 
         identity = self._training_identity(config, pseudo, start)
         record = override(self.config, {f"{section}.{k}": v for k, v in flatten(config).items()})
-        return self._run(TRAIN, identity, make, title, record)
+        product = self._run(TRAIN, identity, make, title, record)
+        if not product.is_reused:
+            note_lineage(product.run_id)
+        return product
 
     def _run(
         self,

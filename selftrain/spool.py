@@ -29,7 +29,7 @@ class Message:
     """Something that a run logs."""
 
     kind: str
-    """Says what is meant: params, metrics, tags, dataset, files, model, end."""
+    """Says what is meant: params, metrics, tags, dataset, files, model, register, end."""
     value: Mapping[str, Any]
     """Like JSON."""
     files: Path | None = None

@@ -3,6 +3,7 @@
 Nothing is written here but what tells whether it can be.
 """
 
+import json
 import logging
 import os
 import re
@@ -11,9 +12,9 @@ import socket
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -38,6 +39,8 @@ from selftrain.passwords import hide_passwords
 
 KEY_TAG = "selftrain.key"
 STAGE_TAG = "selftrain.stage"
+PRODUCT_TAG = "selftrain.product"
+"""Of a command's own run: names the run of what it has made."""
 UPSTREAM = "selftrain.upstream."
 """Beginning of the tags that name the runs from which a product was made."""
 MODEL = "model"
@@ -395,6 +398,17 @@ def running_children(parent_id: str) -> list[str] | None:
 
 
 @dataclass(frozen=True)
+class DataRead:
+    """Samples that a run has read."""
+
+    name: str
+    """real, dev, pool, pseudo, or an evaluation split."""
+    digest: str
+    images: int | None
+    """None: the run does not say."""
+
+
+@dataclass(frozen=True)
 class Finished:
     """What a finished stage run says about itself."""
 
@@ -403,7 +417,17 @@ class Finished:
     key: str
     metrics: Mapping[str, float]
     upstream: Mapping[str, str]
-    """What it was made from -> run id: teacher, pseudo_labels, start, model."""
+    """What it was made from -> run id: teacher, pseudo_labels, start, model. Several are joined
+    by +."""
+    experiment: str = ""
+    """Its id."""
+    ended: int = 0
+    """Milliseconds since 1970."""
+    is_deleted: bool = False
+    """In the store's bin."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    data: Sequence[DataRead] = ()
 
 
 def finished(name: str) -> Finished:
@@ -432,13 +456,60 @@ def finished(name: str) -> Finished:
         )
     tags = run.data.tags
     if KEY_TAG not in tags:
-        raise InputError(f"Run {run_id} is not a stage of selftrain: it has no tag {KEY_TAG}.")
+        product = tags.get(PRODUCT_TAG)
+        made = f"; what its command has made is run {product}" if product else ""
+        raise InputError(
+            f"Run {run_id} is not a stage of selftrain: it has no tag {KEY_TAG}{made}."
+        )
+    return _finished(run)
+
+
+def _finished(run: mlflow.entities.Run) -> Finished:
+    tags = run.data.tags
     upstream = {
         name.removeprefix(UPSTREAM): value
         for name, value in tags.items()
         if name.startswith(UPSTREAM)
     }
-    return Finished(run_id, tags[STAGE_TAG], tags[KEY_TAG], dict(run.data.metrics), upstream)
+    return Finished(
+        run.info.run_id,
+        tags[STAGE_TAG],
+        tags[KEY_TAG],
+        dict(run.data.metrics),
+        upstream,
+        experiment=str(run.info.experiment_id),
+        ended=run.info.end_time or 0,
+        is_deleted=run.info.lifecycle_stage == "deleted",
+        tags=dict(tags),
+        params=dict(run.data.params),
+        data=[_read(it.dataset) for it in (run.inputs.dataset_inputs if run.inputs else ())],
+    )
+
+
+def _read(data: mlflow.entities.Dataset) -> DataRead:
+    try:
+        images = int(json.loads(data.profile or "{}")["num_rows"])
+    except (ValueError, LookupError, TypeError):  # the profile is a text that anybody may write
+        return DataRead(data.name, data.digest, None)
+    return DataRead(data.name, data.digest, images)
+
+
+def measured_on(run: Finished) -> dict[str, str]:
+    """Return what a training's dev is: the digest of its images and labels, and their size."""
+    digests = {it.name: it.digest for it in run.data}
+    sizes = {knob: run.params.get(f"data.{knob}", "") for knob in ("scale", "short_side")}
+    return {"digest": digests.get("dev", ""), **sizes}
+
+
+def evaluations_of(run_id: str) -> list[Finished]:
+    """Return the finished evaluations of a network, the newest first, in any experiment."""
+    client = mlflow.MlflowClient()
+    found = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()],
+        f"tags.`{UPSTREAM}model` = '{run_id}' and attributes.status = 'FINISHED'",
+        order_by=["attributes.end_time DESC"],
+    )
+    return [_finished(run) for run in found if KEY_TAG in run.data.tags]
 
 
 def _run_id(name: str) -> str:

@@ -23,9 +23,10 @@ from selftrain.errors import InputError, Stopped
 from selftrain.identity import changed_knobs
 from selftrain.knobs import Scalar, flatten, override
 from selftrain.pipeline import Pipeline
+from selftrain.registry import STUDENT, register
 from selftrain.search import REASON, RETRY_OF, draw, reported, search
 from selftrain.space import Space, load_space, require_valid
-from selftrain.study import Arm, Study, run_arm
+from selftrain.study import Arm, Study, arm_config, run_arm
 from selftrain.sweep_plots import draw_study
 from selftrain.sweep_storage import SharedStudy, open_study
 
@@ -307,7 +308,8 @@ def _table(trials: Sequence[FrozenTrial]) -> str:
 def retrain(config: Config, best: dict[str, Scalar], shared: SharedStudy) -> None:
     """Train the best config and its equal-iteration control with seeds that chose nothing.
 
-    Workers that end at the same time share the trainings.
+    Workers that end at the same time share the trainings. The student of the first seed is
+    registered: its dev mIoU is not the highest of many, as that of the trial is which has won.
 
     Args:
         config: The user's, without the best knobs.
@@ -319,13 +321,22 @@ def retrain(config: Config, best: dict[str, Scalar], shared: SharedStudy) -> Non
         arms={BEST: Arm(best, control=CONTROL), CONTROL: Arm(best, stage="control")},
     )
     named = override(config, {"study.name": config.sweep.name})
-    for seed in fresh_seeds(config):
+    seeds = fresh_seeds(config)
+    for seed in seeds:
         for arm in study.arms:
             with shared.lock(f"{arm} {seed}", wait=False) as is_free:
                 if is_free:
                     run_arm(named, study, arm, seed)
+                    if arm == BEST and seed == seeds[0]:
+                        _register(arm_config(named, study, study.arms[arm], seed))
                 else:
                     progress.say(f"{arm}, seed {seed}: another worker trains it")
+
+
+def _register(config: Config) -> None:
+    pipeline = Pipeline(config)  # whose student is found: it was just trained
+    classes = pipeline.data.splits.classes.names
+    register(config, classes, [(pipeline.student.run_id, STUDENT)])
 
 
 def fresh_seeds(config: Config) -> list[int]:

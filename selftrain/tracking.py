@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,22 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from selftrain import progress, signals, store
-from selftrain.delivery import Delivered, Outbox, Undelivered
+from selftrain.delivery import REGISTER, Delivered, Outbox, Undelivered
 from selftrain.errors import InputError, Refused, Stopped
+from selftrain.model_versions import Registration
 from selftrain.passwords import hide_passwords
 from selftrain.spool import Message
 from selftrain.store import (
     KEY_TAG,
     MODEL,
     MODEL_ARTIFACTS,
+    PRODUCT_TAG,
     STAGE_TAG,
     UPSTREAM,
+    DataRead,
     Finished,
     Recorded,
+    measured_on,
     read_store,
     store_uri,
 )
@@ -45,13 +49,16 @@ __all__ = [
     "KEY_TAG",
     "MODEL",
     "MODEL_ARTIFACTS",
+    "PRODUCT_TAG",
     "ROLE_TAG",
     "SILENT",
     "SPOOL",
     "STAGE_TAG",
     "UPSTREAM",
+    "DataRead",
     "Finished",
     "Recorded",
+    "Registration",
     "Run",
     "Undelivered",
     "active_run",
@@ -60,10 +67,12 @@ __all__ = [
     "deliver_left",
     "describe",
     "download",
+    "evaluations_of",
     "find_finished",
     "finished",
     "flush",
     "kill_runs_of",
+    "measured_on",
     "metric_steps",
     "parent_run",
     "read_store",
@@ -185,6 +194,11 @@ class Run:
     def log_model(self, folder: Path) -> None:
         """Log the network in `folder` as a model that needs nothing but its own artifacts."""
         self._send("model", {}, folder)
+
+    def register(self, wanted: Registration) -> None:
+        """Make the logged model a version of a registered one; once, however often it is asked."""
+        value = asdict(wanted) | {"description": hide_passwords(wanted.description)}
+        self._send(REGISTER, value)
 
     def _send(self, kind: str, value: Mapping[str, Any], files: Path | None = None) -> None:
         if self.run_id:
@@ -377,6 +391,11 @@ def metric_steps(run_id: str, name: str) -> dict[int, float]:
 def find_finished(key: str) -> str | None:
     """Return the id of the newest FINISHED run with this key, in any experiment."""
     return _process.outbox.patiently(lambda: store.find_finished(key))
+
+
+def evaluations_of(run_id: str) -> list[Finished]:
+    """Return the finished evaluations of a network, the newest first, in any experiment."""
+    return _process.outbox.patiently(lambda: store.evaluations_of(run_id))
 
 
 def finished(name: str) -> Finished:

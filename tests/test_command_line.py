@@ -48,6 +48,17 @@ def test_a_stages_own_knob_needs_no_prefix() -> None:
     assert parse(["pseudo_label", "--teacher.epochs", "3"], STAGES)[1].teacher.epochs == 3
 
 
+@pytest.mark.parametrize(
+    "words", [["abc", "--output", "a.png"], ["--run=abc", "--lineage.output=a.png"]]
+)
+def test_lineage_takes_its_run_as_a_word_of_its_own(words: list[str]) -> None:
+    stage, config = parse(["lineage", *words], STAGES)
+    assert stage == "lineage"
+    assert (config.lineage.run, config.lineage.output) == ("abc", "a.png")
+    with pytest.raises(InputError, match="'abc' is no knob"):
+        parse(["teacher", "abc"], STAGES)
+
+
 def test_a_pool_is_named_like_a_data_set_or_by_its_folder(tmp_path: Path) -> None:
     assert read("--pool", "train_extra+mapillary").data.pool == "train_extra+mapillary"
     config = read("--pool", str(tmp_path))

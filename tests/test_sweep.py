@@ -150,6 +150,8 @@ def test_what_a_sweep_has_found_is_logged_and_its_best_trained_with_fresh_seeds(
     assert [run.data.params["student.seed"] for run in trained] == ["1", "1"]
     assert trained[0].data.params["student.data.pseudo_ratio"] != "0.0"
     assert trained[1].data.params["student.data.pseudo_ratio"] == "0.0"
+    registered = client.get_model_version_by_alias("selftrain-scenes", "student")
+    assert registered.run_id == trained[0].info.run_id
 
 
 @dataclass(frozen=True)
@@ -282,6 +284,12 @@ def test_the_best_is_trained_with_its_control_and_what_another_worker_trains_is_
             return nullcontext(name != "control of best 2")
 
     monkeypatch.setattr(sweep, "run_arm", run_arm)
+    registered: list[int] = []
+
+    def register(config: Config) -> None:
+        registered.append(config.student.seed)
+
+    monkeypatch.setattr(sweep, "_register", register)
     config = override(objective.config, {"sweep.retrain": 2})
     best: dict[str, Scalar] = {"student.optim.lr": 0.02}
     shared: SharedStudy = Busy()  # type: ignore[assignment]  # only its locks are asked for
@@ -292,6 +300,7 @@ def test_the_best_is_trained_with_its_control_and_what_another_worker_trains_is_
         ("sweep_student", "best of sweep", 2),
     ]
     assert knobs == [best] * 3
+    assert registered == [1]
 
 
 def test_fresh_seeds_are_none_that_the_search_has_used(tiny: Config) -> None:

@@ -89,3 +89,21 @@ def a_run_with_a_name_that_is_too_long_for_a_file(world: World) -> Found:
 @case
 def pseudo_labels_of_a_run_that_does_not_exist(world: World) -> Found:
     return ["inspect_pseudo_labels", f"--labels={'f' * 32}"], ["no run " + "f" * 32]
+
+
+@case
+def a_lineage_of_a_run_that_does_not_exist(world: World) -> Found:
+    return ["lineage", "f" * 32], ["no run " + "f" * 32, "MLFLOW_TRACKING_URI"]
+
+
+@case
+def a_lineage_of_a_command_that_made_something(world: World) -> Found:
+    tracking.connect()
+    with tracking.parent_run("teacher") as run:
+        run.set_tags({tracking.PRODUCT_TAG: "0123"})
+    return ["lineage", f"runs:/{run.run_id}"], [run.run_id, "selftrain.key", "made is run 0123"]
+
+
+@case
+def a_lineage_drawn_into_a_file_that_is_no_picture(world: World) -> Found:
+    return ["lineage", "f" * 32, "--output=chain.docx"], ["lineage.output = chain.docx", ".png"]

@@ -332,6 +332,31 @@ def test_main_compares_teacher_control_and_student(workspace: Workspace, main: C
     assert "student - control" in main.finished.output
 
 
+def test_each_network_of_the_commands_is_registered_once(
+    workspace: Workspace, finetune: Command, other_student: Command, main: Command
+) -> None:
+    name = "selftrain-scenes"
+    versions = workspace.client.search_model_versions(f"name = '{name}'")
+    trained = [run for run in workspace.stages() if run.data.tags["selftrain.stage"] == "train"]
+    assert sorted(it.run_id for it in versions) == sorted(run.info.run_id for run in trained)
+    aliases = workspace.client.get_registered_model(name).aliases
+    assert set(aliases) == {"teacher", "student", "champion"}
+    of_student = workspace.client.get_model_version(name, aliases["student"])
+    assert of_student.run_id == main.parent.data.tags["selftrain.student"]
+
+
+def test_lineage_is_shown_without_a_stage(
+    commands: Commands, teacher: Command, student: Command, main: Command
+) -> None:
+    command = commands.run("lineage", {"run": student.stage("student").info.run_id})
+    assert command.finished.code == 0, command.finished.output
+    assert f"labelled by teacher {teacher.stages[0].data.tags['selftrain.key']}" in (
+        command.finished.output
+    )
+    assert command.parent.info.status == "FINISHED"
+    assert command.stages == []
+
+
 def test_a_wrong_value_ends_in_one_sentence_and_a_failed_run(
     commands: Commands, main: Command
 ) -> None:

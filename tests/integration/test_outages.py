@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from miniature import random_network
 from mlflow import MlflowClient
 from mlflow.entities import Run as StoredRun
+from mlflow.entities.model_registry import ModelVersion
 from workspace import Workspace, role
 
 from selftrain import delivery, store, tracking
@@ -27,7 +28,7 @@ from selftrain.errors import InputError, Unavailable
 from selftrain.knobs import Scalar
 from selftrain.stage import Product, Stage, run_stage
 from selftrain.sync import sync
-from selftrain.tracking import Run, parent_run, stage_run
+from selftrain.tracking import Registration, Run, parent_run, stage_run
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["selftrain.tracking"])
@@ -416,6 +417,60 @@ def test_a_password_in_the_uri_of_a_server_is_not_printed_with_the_address_of_a_
     printed = capfd.readouterr()
     assert "hush" not in printed.out + printed.err
     assert run.run_id not in printed.out
+
+
+def registration(name: str) -> Registration:
+    return Registration(
+        name=name, role="student", alias="student", description="card", dev_miou=0.5, asked=1
+    )
+
+
+def require_registered_once(name: str, run_id: str) -> None:
+    """Compare what the registry has with what was asked for."""
+    client = MlflowClient()
+    version: ModelVersion
+    (version,) = client.search_model_versions(f"name = '{name}'")
+    assert version.run_id == run_id
+    aliases = client.get_registered_model(name).aliases
+    assert {alias: int(number) for alias, number in aliases.items()} == {
+        "student": 1,
+        "champion": 1,
+    }
+    assert version.description.startswith("card")
+    assert list(Path("outputs/spool").iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", ["away", 500, "lose once"])
+def test_a_network_that_is_registered_in_an_outage_becomes_one_version(
+    fault: int | str, proxy: Proxy, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    name = f"outage-{fault}".replace(" ", "-")
+    with parent_run("test"):
+        with stage_run("train", "teacher", name) as run:
+            run.log_model(network)
+        with proxy.failing(fault):
+            run.register(registration(name))
+            if fault == "lose once":
+                tracking.flush()
+    require_registered_once(name, run.run_id)
+
+
+def test_a_network_whose_store_never_returns_is_registered_by_sync(
+    proxy: Proxy, network: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracking.connect(Path("outputs"), 0.2)
+    with pytest.raises(InputError, match="python -m selftrain sync"), parent_run("test"):  # noqa: PT012  # the end of the block raises
+        with stage_run("train", "teacher", "unregistered") as run:
+            run.log_model(network)
+        proxy.fail("away")
+        run.register(registration("synced"))
+    proxy.mend()
+    tracking.connect()  # leaves what waits, as the end of the process does
+    sync(Path("outputs"), 0)
+    require_registered_once("synced", run.run_id)
+    assert "champion of synced: version 1 (dev mIoU 50.00), the first" in capsys.readouterr().out
+    assert MlflowClient().get_run(run.run_id).info.status == "FINISHED"
 
 
 @pytest.mark.parametrize("status", [401, 403])

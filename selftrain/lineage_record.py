@@ -1,0 +1,56 @@
+"""The chain of a product, where a person meets it: in its run, in a terminal, in a file."""
+
+from pathlib import Path
+
+from selftrain import distributed, progress, tracking
+from selftrain.config import LineageConfig
+from selftrain.errors import InputError
+from selftrain.files import write_atomically
+from selftrain.lineage import describe, describe_in_a_line, trace
+from selftrain.lineage_figure import FORMATS, draw, encode
+
+NOTE_TAG = "mlflow.note.content"
+"""That MLflow shows as a run's description."""
+_LONGEST_NOTE = 8000
+"""Characters of a tag."""
+
+
+def note_lineage(run_id: str) -> None:
+    """Give a finished run its chain: as its description, in which names are links, and drawn.
+
+    A run that was made from data alone is left as it is.
+
+    Raises:
+        InputError: the store is away for too long.
+    """
+    if distributed.rank() > 0:
+        return
+    made = trace(run_id)
+    if not made.sources:
+        return
+    run = tracking.Run(run_id)
+    run.set_tags({NOTE_TAG: describe_in_a_line(made)[:_LONGEST_NOTE]})
+    run.log_text(describe(made), "lineage/lineage.txt")
+    run.log_figure(draw(made), "lineage/lineage.png")
+
+
+def show_lineage(config: LineageConfig) -> None:
+    """Print a run's chain, and draw it if a file is asked for.
+
+    Raises:
+        InputError: there is no such run, it is no stage's, or the file cannot be written.
+    """
+    if config.run == "none":
+        raise InputError(
+            "lineage.run is not set: name a run, as in `python -m selftrain lineage RUN_ID`."
+        )
+    suffix = Path(config.output).suffix.removeprefix(".").lower()
+    if config.output != "none" and suffix not in FORMATS:
+        raise InputError(
+            f"lineage.output = {config.output} names no picture: end it in .{', .'.join(FORMATS)}."
+        )
+    made = trace(config.run)
+    progress.say(describe(made))
+    if config.output != "none":
+        write_atomically(Path(config.output), encode(draw(made), suffix))
+        progress.say(f"written: {config.output}")
