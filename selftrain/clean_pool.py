@@ -3,7 +3,7 @@
 Images are compared by content: the same picture under another name counts.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from selftrain import progress
@@ -19,16 +19,19 @@ LABELLED_IMAGES = "labelled_images.txt"
 def require_clean_pool(data: OpenData, *, allow_labelled: bool) -> None:
     """Refuse a pool that is empty, or shares an image with an evaluation split or the labelled.
 
+    Images whose masks go to a test server are such a split too.
+
     Args:
         data: The benchmark's samples.
         allow_labelled: Whether labelled images may be in the pool.
     """
     if not data.splits.unlabelled:
         raise InputError(f"There are no unlabelled images: {_why_no_pool(data)}.")
-    digest = data.digests.digest
+    digest, splits = data.digests.digest, data.splits
+    measured = {"dev": splits.dev, **splits.evaluation, "to_submit": splits.to_submit}
     held_out = {
         digest(sample.image): (split, sample)
-        for split, samples in {"dev": data.splits.dev, **data.splits.evaluation}.items()
+        for split, samples in measured.items()
         for sample in samples
     }
     shared = _find(data, held_out)
@@ -60,11 +63,18 @@ def require_new_to_teacher(data: OpenData, teacher: Path) -> None:
     _refuse_labelled(_find(data, learned), "one it was trained on")
 
 
-def write_labelled(folder: Path, data: OpenData, start: Path | None) -> None:
-    """List the images that a training learns the labels of, its start's included."""
+def write_labelled(folder: Path, data: OpenData, before: Sequence[Path]) -> None:
+    """List the images that a training learns the labels of.
+
+    Args:
+        folder: Of its product.
+        data: Its `labelled` are learned.
+        before: Folders of the trainings that it goes on from, as its start or by its backbone's
+            weights: what they have learned, it knows.
+    """
     digests = {data.digests.digest(sample.image) for sample in data.splits.labelled}
-    if start is not None:
-        digests |= set(read_labelled(start))
+    for trained in before:
+        digests |= set(read_labelled(trained))
     text = "".join(f"{digest}\n" for digest in sorted(digests))
     write_atomically(folder / LABELLED_IMAGES, text.encode())
 

@@ -351,7 +351,8 @@ class OptimConfig:
     accumulate: int = 1
     """Parts into which a process cuts its share of a step to save memory [choice]."""
     ema: float = 0.0
-    """Decay of the moving average of the weights that is then the result; 0 is off [choice]."""
+    """Decay of the moving average of the weights that is then the result; 0 is off. In the first
+    steps it is smaller: (1 + n) / (10 + n) at step n [choice]."""
     clip_norm: float = 0.0
     """Longer gradients are shortened to this norm; 0 is off [choice]."""
 
@@ -485,6 +486,8 @@ class InspectConfig:
     """Name of an image to draw: the label as a palette PNG, the label over it, the confidence."""
     output: Path = Path("inspected")
     """Folder for what is drawn."""
+    verify: bool = False
+    """Fetch and read all of the set, not the image's shard alone, and compare its digests."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,9 @@ def decides_training(config: TrainConfig) -> dict[str, Scalar]:
         defaults = flatten(TrainConfig())
         neutral |= {k: v for k, v in defaults.items() if k.startswith(FOR_PSEUDO_LABELS)}
     values = changed_knobs(override(config, neutral))
+    if config.optim.ema > 0:
+        # Before averages were warmed up, the same knob made another network.
+        values["optim.ema"] = f"{config.optim.ema} warmed up"
     weights = Path(config.network.backbone_weights)
     if weights.is_file():
         digest = hashlib.blake2b(weights.read_bytes(), digest_size=8).hexdigest()

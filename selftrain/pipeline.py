@@ -365,7 +365,8 @@ class Pipeline:
                 names = [sample.name for sample in data.splits.unlabelled]
                 run.log_dataset(names, name="pseudo", digest=pseudo.key, context="train")
             if distributed.rank() == 0:
-                write_labelled(folder, data, start.folder if start else None)
+                before = [trained.folder for trained in (start, weights) if trained is not None]
+                write_labelled(folder, data, before)
             training_data = gather(
                 config,
                 data,

@@ -41,6 +41,7 @@ from selftrain.losses import weigh_classes
 from selftrain.machine import count_workers
 from selftrain.metrics import ConfusionMatrix
 from selftrain.models import build_network
+from selftrain.models.weights import name_some, not_finite
 from selftrain.prefetch import prefetch
 
 History = list[dict[str, float]]
@@ -257,7 +258,8 @@ class Training:
 
         Raises:
             InputError: a loss or a gradient is infinite or NaN; the step and its crops are named.
-                All ranks raise it, and the checkpoint before is as it was.
+                Or the network has become so, as running statistics may without the loss. All
+                ranks raise it, and the checkpoint before is as it was.
         """
         begun = self._begin(epoch)
         self.engine.forward.train()
@@ -278,6 +280,7 @@ class Training:
             after_step()
         sight = watch.look()
         self._require_finite(epoch, sight)
+        self._require_finite_network(epoch)
         crops_seen = epoch.steps * crops_of_step(self.config, epoch, len(self.data.real))
         seconds = time.perf_counter() - start
         return {
@@ -326,6 +329,16 @@ class Training:
             f"{optim.clip_norm:g}, or look at the {len(batch)} crops of {epoch.crop_size} pixels "
             f"that it has seen: {name_crops(batch, [*self.data.real, *self.data.pseudo])}."
         )
+
+    def _require_finite_network(self, epoch: Epoch) -> None:
+        """Stop before a network that answers nonsense is measured or kept."""
+        if broken := not_finite(self.engine.result().state_dict()):
+            raise InputError(
+                f"After epoch {epoch.number} there is NaN or infinity in {len(broken)} of the "
+                f"network's tensors ({name_some(broken)}): lower optim.lr = "
+                f"{self.config.optim.lr:g}, clip gradients by optim.clip_norm = "
+                f"{self.config.optim.clip_norm:g}, or set machine.precision to fp32."
+            )
 
     def _dev_note(self) -> str:
         measured = [row["dev/mIoU"] for row in self.history if "dev/mIoU" in row]

@@ -55,6 +55,18 @@ def test_a_copy_of_a_held_out_image_in_the_pool_is_refused_always(
         require_clean_pool(data, allow_labelled=allow_labelled)
 
 
+def test_a_copy_of_an_image_for_a_test_server_is_refused_too(
+    tiny_data: OpenData, tmp_path: Path
+) -> None:
+    hidden = tiny_data.splits.unlabelled[0].without_label()
+    splits = replace(
+        tiny_data.splits, unlabelled=tiny_data.splits.unlabelled[1:], to_submit=[hidden]
+    )
+    data = with_a_copy(replace(tiny_data, splits=splits), hidden, tmp_path)
+    with pytest.raises(InputError, match=r"renamed\.png is also in the to_submit split"):
+        require_clean_pool(data, allow_labelled=True)
+
+
 def test_a_copy_of_a_labelled_image_is_refused_unless_it_is_allowed(
     tiny_data: OpenData, tmp_path: Path
 ) -> None:
@@ -70,10 +82,10 @@ def test_an_image_that_the_teacher_learned_elsewhere_is_refused(
     mine, theirs = tmp_path / "mine", tmp_path / "theirs"
     for folder in (mine, theirs):
         folder.mkdir()
-    write_labelled(mine, tiny_data, None)
+    write_labelled(mine, tiny_data, [])
     require_new_to_teacher(tiny_data, mine)
     learned = replace(tiny_data.splits, labelled=tiny_data.splits.unlabelled[2:3])
-    write_labelled(theirs, replace(tiny_data, splits=learned), None)
+    write_labelled(theirs, replace(tiny_data, splits=learned), [])
     name = tiny_data.splits.unlabelled[2].image.name
     with pytest.raises(InputError, match=rf"{name} is one it was trained on \(1 such images\)"):
         require_new_to_teacher(tiny_data, theirs)
@@ -84,8 +96,8 @@ def test_what_a_start_has_learned_counts_as_learned(tiny_data: OpenData, tmp_pat
     for folder in (start, going_on):
         folder.mkdir()
     others = replace(tiny_data.splits, labelled=tiny_data.splits.unlabelled)
-    write_labelled(start, replace(tiny_data, splits=others), None)
-    write_labelled(going_on, tiny_data, start)
+    write_labelled(start, replace(tiny_data, splits=others), [])
+    write_labelled(going_on, tiny_data, [start])
     digest = tiny_data.digests.digest
     both = [*tiny_data.splits.labelled, *tiny_data.splits.unlabelled]
     assert set(read_labelled(going_on)) == {digest(sample.image) for sample in both}

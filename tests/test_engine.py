@@ -170,6 +170,19 @@ def test_a_long_gradient_is_shortened_and_a_short_one_is_not() -> None:
     assert float(told) == pytest.approx(norm, rel=1e-5)
 
 
+def test_the_first_steps_hardly_weigh_in_a_short_average() -> None:
+    """The averages decay by 2/11, 3/12, ... and at last by the knob's value."""
+    trained = engine(small(), {"optim.ema": 0.4})
+    expected = torch.empty(0)
+    for number in range(8):
+        trained.step(batch(seed=number)[:2], lr=0.1)
+        decay = min(0.4, (1 + number) / (10 + number)) if number else 0.0
+        now = weights(trained.network)
+        expected = decay * expected + (1 - decay) * now if number else now
+        torch.testing.assert_close(weights(trained.result()), expected)
+    assert not torch.allclose(weights(trained.result()), weights(trained.network))
+
+
 def test_colours_varied_on_the_device_follow_from_the_crops_seeds() -> None:
     images, labels, _ = batch()
     varied: dict[str, Scalar] = {"augment.on_device": True}

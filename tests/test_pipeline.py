@@ -27,6 +27,7 @@ from selftrain.data.selection import select
 from selftrain.data.shards import BIN_STARTS
 from selftrain.epochs import count_crops, plan_epochs
 from selftrain.errors import InputError
+from selftrain.identity import decides_training
 from selftrain.knobs import Scalar, flatten, override
 from selftrain.pipeline import EVALUATE, PSEUDO_LABEL, Pipeline, control_config
 from selftrain.stage import Product
@@ -338,6 +339,12 @@ def test_defaults_that_keys_leave_out_change_only_with_the_version_of_their_stag
     configs = {TRAIN: TrainConfig(), PSEUDO_LABEL: PseudoLabelConfig(), EVALUATE: EvaluateConfig()}
     now = {f"{stage.name} {stage.version}": flatten(it) for stage, it in configs.items()}
     assert now == frozen
+
+
+def test_averaged_weights_of_before_the_warm_up_are_not_found_again() -> None:
+    averaged = override(TrainConfig(), {"optim.ema": 0.99})
+    assert decides_training(averaged) == {"optim.ema": "0.99 warmed up"}
+    assert decides_training(TrainConfig()) == {}
 
 
 def test_fine_tuning_without_a_start_is_refused(config: Config) -> None:

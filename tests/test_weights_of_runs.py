@@ -11,6 +11,7 @@ from miniature import tiny_config
 
 from selftrain import tracking
 from selftrain.checkpoint import WEIGHTS
+from selftrain.clean_pool import read_labelled
 from selftrain.config import Config
 from selftrain.errors import InputError
 from selftrain.knobs import Scalar, override
@@ -63,6 +64,18 @@ def test_a_backbone_counts_by_its_content_however_it_is_named(
         again = teacher(config, name)
         assert again.is_reused
         assert again.key == made.key
+
+
+def test_what_a_backbone_has_learned_counts_as_learned(config: Config, source: Product) -> None:
+    """Its weights come from a training on labels of images that are now in the pool."""
+    more = Pipeline(override(config, {"data.labelled_fraction": 0.9}))
+    learned = read_labelled(more.teacher.folder)
+    fewer = override(config, {"data.labelled_fraction": 0.5, "teacher.seed": 2})
+    weights = {"teacher.network.backbone_weights": f"runs:/{more.teacher.run_id}"}
+    made = Pipeline(override(fewer, weights))
+    assert set(learned) <= set(read_labelled(made.teacher.folder))
+    with pytest.raises(InputError, match=r"is one it was trained on"):
+        made.pseudo_labels  # noqa: B018  # a property that labels
 
 
 def test_weights_that_are_in_the_store_alone_are_fetched(config: Config, source: Product) -> None:

@@ -19,6 +19,7 @@ from selftrain.data.pseudo_labels import PseudoLabelSet
 from selftrain.data.selection import NEVER, lowest_level, select
 from selftrain.data.shards import BIN_STARTS
 from selftrain.data.statistics import frequency_table
+from selftrain.errors import InputError
 
 THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 """Of the rule global."""
@@ -47,7 +48,8 @@ def list_choices(labels: PseudoLabelSet, real_pixels: NDArray[np.int64]) -> list
 
     Args:
         labels: Of K classes.
-        real_pixels: (K,) pixels of the real labels; without any there is no dars.
+        real_pixels: (K,) pixels of the real labels; where they have no class that was predicted,
+            there is no dars, which would keep nothing.
     """
 
     def choice(title: str, keep_from: tuple[int, ...]) -> Choice:
@@ -61,7 +63,10 @@ def list_choices(labels: PseudoLabelSet, real_pixels: NDArray[np.int64]) -> list
             levels = select(histograms, rule="cbst", share=share).keep_from
             choices.append(choice(f"cbst {share:g}", levels))
         for share in SHARES if real_pixels.any() else ():
-            selected = select(histograms, rule="dars", share=share, real_pixels=real_pixels)
+            try:
+                selected = select(histograms, rule="dars", share=share, real_pixels=real_pixels)
+            except InputError:  # it keeps nothing: no reason to lose a set that is made
+                continue
             choices.append(choice(f"dars {share:g}", selected.keep_from))
     return choices
 

@@ -135,6 +135,16 @@ def test_every_threshold_and_rule_has_its_row(labels: PseudoLabelSet) -> None:
     assert without_real == titles[:-3]
 
 
+def test_a_rule_that_would_keep_nothing_has_no_row(
+    tmp_path: Path, items: list[LabelledImage]
+) -> None:
+    """The teacher predicts the first class alone, and the real labels have another."""
+    roads = [replace(item, label=np.zeros_like(item.label)) for item in items]
+    labels = PseudoLabelSet.open(write_set(tmp_path / "roads", roads))
+    titles = [choice.title for choice in list_choices(labels, np.array([0, 90, 0]))]
+    assert titles == [f"threshold {t:g}" for t in THRESHOLDS] + [f"cbst {s:g}" for s in SHARES]
+
+
 def test_the_kept_share_is_that_of_the_pixels(
     labels: PseudoLabelSet, items: list[LabelledImage]
 ) -> None:

@@ -131,12 +131,13 @@ class World:
         return Path(shutil.copytree(self.stock.labels, self.folder / "labels"))
 
     def inspect(self) -> list[str]:
-        """Return the command that reads the set of pseudo labels in this folder."""
+        """Return the command that reads all of the set of pseudo labels in this folder."""
         return self.scenes(
             "inspect_pseudo_labels",
             **{
                 "inspect_pseudo_labels.labels": self.folder / "labels",
                 "inspect_pseudo_labels.output": self.folder / "inspected",
+                "inspect_pseudo_labels.verify": True,
             },
         )
 
