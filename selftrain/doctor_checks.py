@@ -301,8 +301,8 @@ def size(count: float) -> str:
 
 
 def nearest(folder: Path) -> Path:
-    """Return the folder, or the nearest of its parents that is there."""
+    """Return the folder, or the nearest of its parents that is there, whatever that is."""
     folder = folder.resolve()
-    while not folder.is_dir() and folder != folder.parent:
+    while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder

@@ -1,4 +1,4 @@
-"""What torch says of this machine, asked in a process of its own, as JSON on stdout.
+"""What torch says of this machine, asked in a process of its own, as lines of JSON on stdout.
 
 It takes seconds to import, and a torch that does not fit its torchvision may even crash. The one
 argument is JSON: networks as the arguments of `build_network`.
@@ -6,26 +6,27 @@ argument is JSON: networks as the arguments of `build_network`.
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 FILES = (".pth", ".pt", ".safetensors")
 
 
-def probe(networks: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return versions, GPUs, and of each network its parameters and its weights' file."""
+def probe(networks: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield versions and GPUs, and of each network its numbers and its weights' file."""
     import torch
-    import torchvision
 
-    found: dict[str, Any] = {
+    yield {
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
         "gpus": [_describe_gpu(number) for number in range(torch.cuda.device_count())],
     }
-    found["networks"] = {name: _size(asked) for name, asked in networks.items()}
-    return found
+    import torchvision
+
+    yield {"torchvision": torchvision.__version__}
+    yield {"networks": {name: _size(asked) for name, asked in networks.items()}}
 
 
 def _describe_gpu(number: int) -> dict[str, Any]:
@@ -61,4 +62,5 @@ def _size(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(probe(json.loads(sys.argv[1]))))
+    for found in probe(json.loads(sys.argv[1])):  # what is known is told, if more takes too long
+        print(json.dumps(found), flush=True)

@@ -29,28 +29,42 @@ def check_torch(config: Config) -> list[Check]:
         done = subprocess.run(
             [sys.executable, "-m", "selftrain.doctor_probe", json.dumps(asked)],
             capture_output=True,
-            text=True,
             check=False,
             env={**os.environ, "PYTHONPATH": path},
             timeout=SECONDS - 0.3,  # it is ended before the doctor is
         )
-    except subprocess.TimeoutExpired:
-        return [Check("torch", "warning", LATE)]
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+        said, error, failed = done.stdout, done.stderr.decode(), done.returncode != 0
+    except subprocess.TimeoutExpired as late:
+        said, error, failed = late.stdout or b"", "", False
+    found: dict[str, Any] = {}
+    for line in said.decode().splitlines():
+        found |= json.loads(line)
+    return [*_check_pair(found, error, failed=failed), *_check_what_it_said(config, found)]
+
+
+def _check_pair(found: dict[str, Any], error: str, *, failed: bool) -> Iterator[Check]:
+    if failed and "torchvision" not in found:
+        reason = (error.strip().splitlines() or ["it was killed"])[-1]
+        what = "torchvision" if "torch" in found else "torch"
         cure = (
             "install torch and torchvision as a pair, at their pinned versions and from the same "
             "index"
         )
-        return [Check("torch", "failed", f"it cannot be imported ({reason})", cure)]
-    found = json.loads(done.stdout.splitlines()[-1])
-    pair = f"{found['torch']} with torchvision {found['torchvision']}"
-    return [
-        Check("torch", "ok", pair),
-        _check_device(config, found),
-        *_check_weights(found["networks"]),
-        _check_disk(config, found["networks"]),
-    ]
+        yield Check("torch", "failed", f"{what} cannot be imported ({reason})", cure)
+    elif "torchvision" in found:
+        pair = f"{found['torch']} with torchvision {found['torchvision']}"
+        yield Check("torch", "ok", pair)
+    else:
+        known = f"{found['torch']}, but of torchvision " if "torch" in found else ""
+        yield Check("torch", "warning", known + LATE)
+
+
+def _check_what_it_said(config: Config, found: dict[str, Any]) -> Iterator[Check]:
+    if "gpus" in found:
+        yield _check_device(config, found)
+    if "networks" in found:
+        yield from _check_weights(found["networks"])
+        yield _check_disk(config, found["networks"])
 
 
 def _describe(trained: TrainConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 from miniature import TINY, flags, write_picture
 from mlflow.entities import Run
@@ -102,7 +103,7 @@ def test_each_command_names_commands_that_can_be_given_next(
     evaluated = scripts.paste(words_of(student["next"][0]))
     assert evaluated["model"] == student["run"]
     assert 0 <= evaluated["metrics"]["test/mIoU"] <= 1
-    write_picture(tmp_path / "DIR" / "a.png", __import__("numpy").zeros((40, 60, 3), "uint8"))
+    write_picture(tmp_path / "DIR" / "a.png", np.zeros((40, 60, 3), dtype=np.uint8))
     predicted = scripts.paste(words_of(evaluated["next"][0]))
     assert predicted["pictures"] == 1
     assert (Path(predicted["files"][0]) / "a.png").is_file()
@@ -133,14 +134,13 @@ def test_main_tells_what_the_three_networks_reach(scripts: Scripts) -> None:
     ("words", "sentence"),
     [
         (["teacher", "--teacher.optim.lr", "fast"], "teacher.optim.lr = 'fast' is not a number"),
-        (["evaluate", "--model", "none such"], "none such"),
+        (["export", "--model", "none such"], "none such"),
     ],
 )
 def test_a_mistake_is_told_to_scripts_too(
     words: list[str],
     sentence: str,
     store: str,
-    tiny: object,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from miniature import camvid_tree
 
-from selftrain import doctor_checks, doctor_torch
+from selftrain import doctor, doctor_checks, doctor_torch
 from selftrain.benchmarks import benchmark
 from selftrain.config import Config
 from selftrain.doctor import examine
@@ -33,6 +33,13 @@ from selftrain.knobs import Scalar, override
 from selftrain.locks import FileLock
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for torch, also where many tests run at once."""
+    monkeypatch.setattr(doctor_torch, "SECONDS", 100.0)
+    monkeypatch.setattr(doctor, "SECONDS", 100.0)
 
 
 def config(tmp_path: Path, more: dict[str, Scalar] | None = None, name: str = "scenes") -> Config:
@@ -84,15 +91,29 @@ def test_a_torch_that_does_not_fit_its_torchvision_is_named(
     )
     monkeypatch.setattr(doctor_torch, "__file__", str(fake / "selftrain" / "doctor_torch.py"))
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    (check,) = check_torch(config(tmp_path))
+    check = only(check_torch(config(tmp_path)), "torch")
     assert check.status == "failed"
     assert "operator torchvision::nms does not exist" in check.found
     assert "as a pair" in check.cure
 
 
+def test_a_torch_that_takes_too_long_is_a_warning_with_what_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "fake"
+    fake.mkdir()
+    (fake / "torchvision.py").write_text("import time\ntime.sleep(100)")
+    monkeypatch.setattr(doctor_torch, "__file__", str(fake / "selftrain" / "doctor_torch.py"))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setattr(doctor_torch, "SECONDS", 1.0)
+    check = only(check_torch(config(tmp_path)), "torch")
+    assert check.status == "warning"
+    assert doctor_checks.LATE in check.found
+
+
 def test_cuda_that_is_asked_for_and_not_there_fails(tmp_path: Path) -> None:
     asked = config(tmp_path, {"machine.device": "cuda"})
-    found = {"gpus": [], "cuda": None, "threads": 2}
+    found: dict[str, Any] = {"gpus": [], "cuda": None, "threads": 2}
     check = doctor_torch._check_device(asked, found)
     assert (check.status, "a build for the CPU" in check.found) == ("failed", True)
     found["gpus"] = [{"name": "GPU", "total": 2**34, "bf16": True}]
@@ -311,8 +332,6 @@ def test_a_check_that_hangs_or_fails_itself_is_a_warning(
     def hang(config: Config) -> list[Check]:
         threading.Event().wait(20)
         return []
-
-    from selftrain import doctor
 
     mended = {name: lambda config: [Check("x", "ok", "")] for name in doctor._CHECKS}
     monkeypatch.setattr(doctor, "_CHECKS", {**mended, "data": fail, "store": hang})

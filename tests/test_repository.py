@@ -22,7 +22,6 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 TESTED_ELSEWHERE = {
     "__init__.py": "a docstring",
     "__main__.py": "integration/test_entry_points.py, bad_input/test_cases.py",
-    "actions.py": "test_ends.py, integration/test_entry_points.py, bad_input/test_cases.py",
     "commands.py": "test_command_line.py, test_help.py",
     "cores.py": "test_machine.py",
     "delivery.py": "test_tracking.py, integration/test_outages.py",
