@@ -338,7 +338,8 @@ def _main(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
         facts={
             **{name: _in_percent(measured[name]) for name in models},
             "table": str(written),
-            **_where(student),
+            "student in": str(student.folder),
+            "its run": student.run_id,
         },
         product=_made(student),
         metrics=metrics,

@@ -206,7 +206,8 @@ def bar(title: str, total: int, *, done: int = 0, unit: str = "") -> Iterator[Ba
     counted = Bar(title, total, done, unit)
     is_dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
     # Not by FORCE_COLOR: a file may have colours, but a bar in it would be thousands of lines.
-    if _is_silent() or _live is not None or is_dumb or not sys.stdout.isatty():
+    is_shown = done < total and _live is None and not _is_silent()
+    if not is_shown or is_dumb or not sys.stdout.isatty():
         yield counted
         counted.end()
         return

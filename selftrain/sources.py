@@ -123,14 +123,17 @@ def _open_scenes(data: DataConfig, root: Path) -> Splits:
     found: dict[str, list[Sample]] = {}
     for split, (place, indices) in scenes_places(data, root).items():
         try:
-            scenes.write_split(
-                place,
-                seed=size.seed,
-                indices=indices,
-                width=size.width,
-                height=size.width // 2,
-                style=size.style,
-            )
+            drawn = len(indices) if place.exists() else 0
+            with progress.bar(f"draw {split}", len(indices), done=drawn, unit="scenes") as bar:
+                scenes.write_split(
+                    place,
+                    seed=size.seed,
+                    indices=indices,
+                    width=size.width,
+                    height=size.width // 2,
+                    style=size.style,
+                    advance=bar.advance,
+                )
         except OSError as error:
             raise InputError(
                 f"Scenes cannot be drawn into {place} ({error.strerror or error}): "

@@ -6,6 +6,7 @@ wrapped, so that they can be copied.
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,21 +138,40 @@ def show(stage: str, seconds: float, summary: Summary) -> None:
     """Show the end of a command to a person, or to a log."""
     facts = {**summary.facts, "time": say_time(seconds)}
     width = max(map(len, facts))
-    lines = [f"  {name:{width}}  {fact}" for name, fact in facts.items()]
-    for it in summary.following:
-        lines += [f"  next, {it.why}:", f"    {it.command}"]
+    told = [f"  {name:{width}}  {fact}" for name, fact in facts.items()]
     if not progress.is_terminal():
-        for line in [f"{stage}: {summary.what}", *lines]:
+        for it in summary.following:
+            told += [f"  next, {it.why}:", f"    {it.command}"]
+        for line in [f"{stage}: {summary.what}", *told]:
             progress.say(line)
         return
-    console = Console()
-    columns = min(_WIDTH, console.width)
-    title = Text.assemble((f"{stage}: {summary.what}", "bold green"))
+    columns = min(_WIDTH, Console().width)
+    title = Text(f"{stage}: {summary.what}", "bold green")
     progress.draw(Rule(title, align="left", style="green"), width=columns)
-    for line in lines:
-        is_command = line.startswith("    ")
-        progress.draw(Text(line, "bold" if is_command else ""))
+    for line in told:
+        progress.draw(Text(line))
+    for it in summary.following:
+        progress.draw(Text(f"  next, {it.why}:"))
+        progress.draw(Text(_fold(it.command, columns), "bold"))
     progress.draw(Rule(style="green"), width=columns)
+
+
+def _fold(command: str, columns: int) -> str:
+    """Return a command in lines that can be pasted together; a word is never broken."""
+    parts: list[str] = []
+    for word in map(shlex.quote, shlex.split(command)):
+        if parts and not word.startswith("-"):  # a value stays with its knob
+            parts[-1] += f" {word}"
+        else:
+            parts.append(word)
+    lines, line = [], f"    {parts[0]}"
+    for part in parts[1:]:
+        if len(f"{line} {part} \\") <= columns:
+            line += f" {part}"
+        else:
+            lines.append(f"{line} \\")
+            line = f"        {part}"
+    return "\n".join([*lines, line])
 
 
 def say_time(seconds: float) -> str:
