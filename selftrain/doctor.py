@@ -54,8 +54,10 @@ def examine(config: Config) -> Summary:
     failed = [it for it in checks if it.status == "failed"]
     sentence = ""
     if failed:
-        reasons = "; ".join(f"{it.name}: {it.found}" for it in failed)
-        sentence = f"{len(failed)} of {len(checks)} checks failed: {reasons}"
+        # Where the table is not seen, the sentence has to say it all.
+        is_seen = progress.chosen() == progress.Output()
+        reasons = [it.name if is_seen else f"{it.name}: {it.found}" for it in failed]
+        sentence = f"{len(failed)} of {len(checks)} checks failed: {'; '.join(reasons)}"
     return Summary(
         what=", ".join(f"{count} {status}" for status, count in counts.items()),
         details={"checks": [it.as_json() for it in checks]},

@@ -160,7 +160,9 @@ def check_store(config: Config) -> list[Check]:
     except InputError as error:
         return [Check("store", "failed", str(error), cure)]
     except (OSError, ValueError, HTTPException) as error:
-        text = f"nobody answers at {shown_uri()} ({reason_of(error)})"
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        known = reason_of(reason) if isinstance(reason, Exception) else reason
+        text = f"nobody answers at {shown_uri()} ({known})"
         return [Check("store", "failed", text, f"start the server, or {cure}")]
 
 

@@ -192,7 +192,7 @@ def test_a_store_that_cannot_be_used_fails_with_the_reason(
         f"sqlite:///{tmp_path}/text.db": "is no database of MLflow, or is damaged",
         f"sqlite:///{tmp_path}/other.db": "no such table: runs",
         f"sqlite:///{tmp_path}/none/mlflow.db": "is missing",
-        "http://127.0.0.1:9": "nobody answers at http://127.0.0.1:9",
+        "http://127.0.0.1:9": "nobody answers at http://127.0.0.1:9 ([Errno 111] Connection",
         "postgresql://user:secret@127.0.0.1:9/runs": "nobody answers at postgresql://user:***@",
         str(tmp_path): "is a folder, which MLflow takes no more",
     }.items():
