@@ -14,6 +14,16 @@ from selftrain.checkpoint import CARD, NETWORK
 from selftrain.config import Config
 from selftrain.data.digests import digest_samples
 from selftrain.data.pseudo_labels import PseudoLabelSet
+from selftrain.endings import (
+    count_products,
+    end_of_training,
+    find_made,
+    label_pictures,
+    say_how,
+    say_in_percent,
+    say_mious,
+    say_where,
+)
 from selftrain.errors import InputError
 from selftrain.evaluate import read_metrics
 from selftrain.export import CARD as EXPORT_CARD
@@ -27,8 +37,7 @@ from selftrain.prepare import PAGE, read_summary
 from selftrain.sources import export_scenes
 from selftrain.stage import PRODUCT, Product
 from selftrain.study import run_study
-from selftrain.summary import Made, Next, Summary, noted
-from selftrain.trained_runs import read_dev_miou
+from selftrain.summary import Next, Summary
 
 Action = Callable[[Pipeline, tracking.Run], Summary | None]
 
@@ -54,13 +63,13 @@ def _prepare(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
             progress.say(line)
     images = found["images"]
     return Summary(
-        what=f"data {_how(product)}, {len(found['warnings']) or 'no'} warnings",
+        what=f"data {say_how(product)}, {len(found['warnings']) or 'no'} warnings",
         facts={
             "images": ", ".join(f"{count} {split}" for split, count in images.items()),
             "look at": str(product.folder / PAGE),
-            **_where(product),
+            **say_where(product),
         },
-        product=_made(product),
+        product=find_made(product),
         details={"images": images, "warnings": found["warnings"]},
         following=[
             Next(why="train the teacher", stage="teacher"),
@@ -78,7 +87,7 @@ def _teacher(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
         stage="pseudo_label",
         knobs={"pseudo_label.teacher": product.run_id},
     )
-    return _trained(product, [label])
+    return end_of_training(product, [label])
 
 
 def _pseudo_label(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
@@ -99,9 +108,9 @@ def _pseudo_label(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
     images = len(PseudoLabelSet.open(product.folder))
     inspected = {"inspect_pseudo_labels.labels": product.run_id}
     return Summary(
-        what=f"{images} images labelled, {_how(product)}",
-        facts={**_where(product), "audit": f"{AUDIT}/{AUDIT_PAGE} among the run's artifacts"},
-        product=_made(product),
+        what=f"{images} images labelled, {say_how(product)}",
+        facts={**say_where(product), "audit": f"{AUDIT}/{AUDIT_PAGE} among the run's artifacts"},
+        product=find_made(product),
         details={"images": images},
         following=[
             Next(why="train a student on them", stage="student"),
@@ -114,7 +123,7 @@ def _student(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
     """Train the student on real and pseudo labels."""
     product = pipeline.student
     _finish(product, run)
-    return _trained(product, [_prediction(product.run_id)])
+    return end_of_training(product, [label_pictures(product.run_id)])
 
 
 def _study(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
@@ -124,7 +133,7 @@ def _study(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
         raise InputError(f"{len(failed)} arms failed: {'; '.join(failed)}")
     return Summary(
         what=f"{pipeline.config.study.name} measured",
-        facts={"run": run.run_id, **_products()},
+        facts={"run": run.run_id, **count_products()},
         following=[Next(why="draw the tables and figures", stage="report")],
     )
 
@@ -139,7 +148,7 @@ def _sweep(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
         facts={
             "best": f"trial {best.trial}, dev mIoU {100 * best.miou:.2f}",
             "run": run.run_id,
-            **_products(),
+            **count_products(),
         },
         metrics={"best/dev/mIoU": best.miou},
         details={"best": {"trial": best.trial, "knobs": best.knobs}},
@@ -191,7 +200,7 @@ def _finetune(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
         )
     product = pipeline.finetuned
     _finish(product, run)
-    return _trained(product, [_prediction(product.run_id)])
+    return end_of_training(product, [label_pictures(product.run_id)])
 
 
 def _evaluate(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
@@ -205,13 +214,13 @@ def _evaluate(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
     comparison.show(_table(pipeline, {"model": metrics}), "IoU in percent")
     run.log_metrics(metrics)
     return Summary(
-        what=f"measured ({_how(product)})",
-        facts={**_mious(metrics), **_where(product), "model": f"run {model.run_id}"},
-        product=_made(product),
+        what=f"measured ({say_how(product)})",
+        facts={**say_mious(metrics), **say_where(product), "model": f"run {model.run_id}"},
+        product=find_made(product),
         metrics=metrics,
         details={"model": model.run_id},
         following=[
-            _prediction(model.run_id),
+            label_pictures(model.run_id),
             Next(why="give it to others", stage="export", knobs={"export.model": model.run_id}),
         ],
     )
@@ -336,16 +345,16 @@ def _main(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
     return Summary(
         what="teacher, control and student compared",
         facts={
-            **{name: _in_percent(measured[name]) for name in models},
+            **{name: say_in_percent(measured[name]) for name in models},
             "table": str(written),
             "student in": str(student.folder),
             "its run": student.run_id,
         },
-        product=_made(student),
+        product=find_made(student),
         metrics=metrics,
         files=[written],
         following=[
-            _prediction(student.run_id),
+            label_pictures(student.run_id),
             Next(why="search better knobs for it", stage="sweep"),
         ],
     )
@@ -376,63 +385,6 @@ def _conditions(config: Config) -> str:
 
 def _finish(product: Product, run: tracking.Run) -> None:
     run.set_tags({"selftrain.product": product.run_id})
-
-
-def _trained(product: Product, following: list[Next]) -> Summary:
-    """Return the end of a training."""
-    reached = read_dev_miou(product.folder)
-    measure = Next(
-        why="measure it on the test splits",
-        stage="evaluate",
-        knobs={"evaluate.model": product.run_id},
-    )
-    metrics = {} if reached is None else {"dev/mIoU": reached}
-    return Summary(
-        what=_how(product, "trained"),
-        facts={**_mious(metrics), **_where(product)},
-        product=_made(product),
-        metrics=metrics,
-        following=[measure, *following],
-    )
-
-
-def _prediction(model: str) -> Next:
-    return Next(
-        why="label your own pictures",
-        stage="predict",
-        knobs={"predict.model": model, "predict.images": "DIR"},
-    )
-
-
-def _how(product: Product, made: str = "made") -> str:
-    return "found, made before" if product.is_reused else made
-
-
-def _where(product: Product) -> dict[str, str]:
-    return {"folder": str(product.folder), "run": product.run_id}
-
-
-def _made(product: Product) -> Made | None:
-    """Return what was noted of a product; of one that was named by its run, nothing."""
-    return next((it for it in reversed(noted()) if it.key == product.key), None)
-
-
-def _products() -> dict[str, str]:
-    """Say how many products were made and how many found."""
-    found = sum(it.is_found for it in noted())
-    return {"products": f"{len(noted()) - found} made, {found} found"}
-
-
-def _mious(metrics: Mapping[str, float]) -> dict[str, str]:
-    return {
-        f"{name.removesuffix('/mIoU')} mIoU": f"{100 * value:.2f} %"
-        for name, value in metrics.items()
-        if name.endswith("/mIoU")
-    }
-
-
-def _in_percent(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in _mious(metrics).items())
 
 
 ACTIONS: dict[str, Action] = {

@@ -41,18 +41,17 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def show(table: pd.DataFrame, title: str) -> None:
-    """Print the table: framed in a terminal, as Markdown elsewhere."""
-    if not progress.is_terminal():
-        progress.say(f"{title}\n\n{to_markdown(table)}\n")
-        return
+    """Print the table: framed in a terminal that is wide enough, as Markdown elsewhere."""
     shown = Table(title=title)
     for column in table.columns:
-        is_name = column == "metric"
-        shown.add_column(column, justify="left" if is_name else "right", no_wrap=not is_name)
+        shown.add_column(column, justify="left" if column == "metric" else "right")
     for row in table.itertuples(index=False):
         cells = [f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row]
         shown.add_row(*("-" if cell == "nan" else cell for cell in cells))
-    progress.draw(shown)
+    if progress.is_terminal() and progress.fits(shown):
+        progress.draw(shown)
+    else:
+        progress.say(f"{title}\n\n{to_markdown(table)}\n")
 
 
 def write(table: pd.DataFrame, notes: Sequence[str], folder: Path) -> Path:

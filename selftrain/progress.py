@@ -23,6 +23,8 @@ _REFRESHES = 8
 _LONGEST_BAR, _SHORTEST_BAR = 24, 6
 """Columns."""
 _GAP = "  "
+_WIDEST = 10_000
+"""Columns of no terminal."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,13 @@ def draw(drawn: RenderableType, *, width: int | None = None) -> None:
     if not _is_silent():
         is_text = isinstance(drawn, Text)
         Console().print(drawn, width=width, soft_wrap=is_text, highlight=False)
+
+
+def fits(drawn: RenderableType) -> bool:
+    """Say whether the terminal is wide enough for something that rich draws."""
+    console = Console()
+    anywhere = console.options.update(max_width=_WIDEST)
+    return console.measure(drawn, options=anywhere).maximum <= console.width
 
 
 def is_terminal() -> bool:

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from miniature import TINY, flags, write_picture
 from mlflow.entities import Run
 
 from selftrain.__main__ import main
+from selftrain.errors import Terminated
 from selftrain.knobs import Scalar
 
 REPOSITORY = Path(__file__).parents[1]
@@ -153,6 +155,33 @@ def test_a_mistake_is_told_to_scripts_too(
     assert (found["stage"], found["status"]) == (words[0], "failed")
     assert sentence in found["error"]
     assert f"error: {found['error']}" == ended.value.code
+
+
+def test_a_script_is_told_of_a_signal_and_of_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(words: object) -> None:
+        raise Terminated(signal.SIGTERM, "the checkpoint of step 3 is written")
+
+    def fail(words: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(sys, "argv", ["selftrain", "teacher", "--json"])
+    monkeypatch.setattr("selftrain.__main__.run", stop)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 128 + signal.SIGTERM
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["status"] == "stopped"
+    assert err == f"{found['error']}\n"
+    assert "the same command goes on from it" in err
+
+    monkeypatch.setattr("selftrain.__main__.run", fail)
+    with pytest.raises(ZeroDivisionError):  # whose traceback goes to stderr
+        main()
+    found = json.loads(capsys.readouterr().out)
+    assert (found["status"], found["error"]) == ("failed", "ZeroDivisionError: division by zero")
 
 
 def test_another_rank_says_nothing_of_its_own(

@@ -28,6 +28,7 @@ TESTED_ELSEWHERE = {
     "doctor_checks.py": "test_doctor.py",
     "doctor_probe.py": "test_doctor.py",
     "doctor_torch.py": "test_doctor.py",
+    "endings.py": "test_actions.py",
     "errors.py": "exceptions, raised in bad_input/test_cases.py",
     "identity.py": "test_pipeline.py",
     "knobs.py": "test_config.py",
