@@ -61,9 +61,9 @@ def _prepare(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
     for line in [found["rule"], *(f"warning: {text}" for text in found["warnings"])]:
         if line:
             progress.say(line)
-    images = found["images"]
+    images, warnings = found["images"], len(found["warnings"])
     return Summary(
-        what=f"data {say_how(product)}, {len(found['warnings']) or 'no'} warnings",
+        what=f"data {say_how(product)}, {warnings or 'no'} warning{'' if warnings == 1 else 's'}",
         facts={
             "images": ", ".join(f"{count} {split}" for split, count in images.items()),
             "look at": str(product.folder / PAGE),

@@ -12,6 +12,8 @@ from selftrain.passwords import hide_passwords
 from selftrain.summary import Summary
 
 _ROOTS = ("machine.data_root", "machine.pool_root")
+_OF_ONE_COMMAND = ("pseudo_label.shard", "evaluate.model", "prepare.export", "prepare.cache")
+"""Knobs that say what one command is to do, and not how the next one does it."""
 
 
 def write_commands(summary: Summary, config: Config, *, by_mlflow: bool = False) -> Summary:
@@ -61,10 +63,12 @@ class _Writer:
             reads.discard("teacher")  # it is there, whatever it was made with
         if "evaluate.model" in given:
             reads = {"evaluate", "data", "machine"}
+        drops = {*_OF_ONE_COMMAND, *(() if "data" in reads else _ROOTS)}
+        drops |= {"rounds", "machine.processes"} if stage == "sweep" else set()  # which has neither
         found = {
             knob: value
             for knob, value in changed.items()
-            if knob.partition(".")[0] in reads and ("data" in reads or knob not in _ROOTS)
+            if knob.partition(".")[0] in reads and knob not in drops
         }
         # Where no data are read, the benchmark decides nothing.
         is_named = "data" in reads and self.config.benchmark != Config().benchmark

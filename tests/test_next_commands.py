@@ -60,6 +60,18 @@ def test_what_the_user_has_changed_is_kept_where_it_is_read() -> None:
     )
 
 
+def test_what_one_command_was_to_do_is_not_asked_of_the_next() -> None:
+    changed: dict[str, Scalar] = {"pseudo_label.shard": "2/3", "rounds": 2, "machine.processes": 4}
+    config = override(benchmark("scenes"), changed)
+    assert written("student", {}, config) == (
+        "python -m selftrain student --rounds 2 --machine.processes 4"
+    )
+    assert written("sweep", {}, config) == "python -m selftrain sweep"
+    assert written("pseudo_label", {"pseudo_label.shard": "merge"}, config) == (
+        "python -m selftrain pseudo_label --machine.processes 4 --pseudo_label.shard merge"
+    )
+
+
 def test_a_named_teacher_needs_no_recipe() -> None:
     config = override(benchmark("scenes"), {"teacher.epochs": 3})
     found = written("pseudo_label", {"pseudo_label.teacher": "abc"}, config)
