@@ -10,6 +10,7 @@ for each study; everything else is drawn from these CSVs, also by the second, wh
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +26,13 @@ from analysis.rows import collect, read_rows, tabulate, write_rows
 from analysis.section import Section, write_section
 from selftrain import progress, tracking
 from selftrain.benchmarks import benchmark as require_benchmark
-from selftrain.errors import InputError
+from selftrain.command_line import split_output
+from selftrain.errors import InputError, printable
 from selftrain.files import remove_leftovers, write_atomically
 from selftrain.machine import enough_memory, enough_space
 from selftrain.page import render
+from selftrain.progress import Output, speaking
+from selftrain.summary import Next, Summary, show, to_json
 
 PAGE = "report.html"
 
@@ -197,21 +201,48 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Build a report; under `mlflow run` it is logged to the command's run."""
+def main(argv: Sequence[str]) -> Summary:
+    """Build a report; under `mlflow run` it is logged to the command's run.
+
+    Args:
+        argv: Without `--quiet` and `--json`.
+    """
     words = _parse(argv)
     stores = [] if words.from_csv else words.stores
     page = build_report(words.benchmark, stores, words.results, pictures=words.pictures == "true")
-    progress.say(f"report: {page}")
     if "MLFLOW_RUN_ID" in os.environ:
         tracking.connect()
         with tracking.parent_run("report") as run:
             run.log_files(page.parent, "report")
+    gaps = _list_gaps(words.benchmark, _read_studies(words.benchmark, page.parent))
+    missing = [Next(why=f"fill a gap ({it.what})", command=it.command) for it in gaps if it.command]
+    return Summary(
+        what=f"report drawn, {len(gaps)} gaps",
+        facts={"look at": str(page)},
+        files=[page],
+        details={"gaps": [f"{it.what}: {it.why}" for it in gaps]},
+        following=missing[:1],
+    )
+
+
+def run(argv: Sequence[str]) -> int | str:
+    """Run the command; return the exit code, or the sentence of a mistake."""
+    began, output = time.monotonic(), Output()
+    try:
+        output, words = split_output(argv)
+        with enough_memory(), enough_space(), speaking(output):
+            summary = main(words)
+            if not output.json:
+                show("report", time.monotonic() - began, summary)
+        if output.json:
+            print(to_json("report", time.monotonic() - began, summary))
+    except InputError as error:
+        if output.json:
+            seconds = time.monotonic() - began
+            print(to_json("report", seconds, None, status="failed", error=printable(error)))
+        return f"error: {printable(error)}"
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        with enough_memory(), enough_space():
-            main(sys.argv[1:])
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(run(sys.argv[1:]))

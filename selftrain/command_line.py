@@ -1,27 +1,61 @@
 """From the words of a command to a stage and its config.
 
-tyro makes the help from the config's docstrings. The values are parsed here, because every
-mistake must end in one sentence that names the knob, and tyro answers with a page.
+The values are parsed here, because every mistake must end in one sentence that names the knob.
 """
 
-import dataclasses
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
-import tyro
-
-from selftrain.benchmarks import BENCHMARKS, benchmark
+from selftrain.benchmarks import benchmark
 from selftrain.config import POOLS, Config
 from selftrain.errors import InputError
 from selftrain.files import is_folder
+from selftrain.help import leaf_types, overview, stage_help
 from selftrain.knobs import Scalar, check_known, flatten, override
+from selftrain.progress import Output
+
+__all__ = ["leaf_types", "parse", "split_output"]
 
 LONGEST = 4000
 """Characters of a value that is a text: a path can have no more."""
 _FIRST_WORD = {"lineage": "lineage.run"}
 """Stage -> the knob that its first word is the value of, if it names none."""
+
+
+def split_output(argv: Sequence[str]) -> tuple[Output, list[str]]:
+    """Take `--quiet` and `--json` out of the words of a command, wherever they stand.
+
+    Both are written alone, with a value (`--quiet true`, as `mlflow run -P quiet=true` gives it),
+    or as `--quiet=true`; the last of several wins.
+
+    Returns:
+        What they ask for, and the other words.
+
+    Raises:
+        InputError: a value is neither true nor false.
+    """
+    found, left, rest = {"quiet": False, "json": False}, list[str](), list(argv)
+    while rest:
+        word = rest.pop(0)
+        name, has_value, text = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name not in found:
+            left.append(word)
+            # The value of another knob is no option: --study.name --json has none.
+            if word.startswith("--") and not has_value and rest and not rest[0].startswith("--"):
+                left.append(rest.pop(0))
+            continue
+        # In front of the stage, the next word is that.
+        if not has_value and rest and not rest[0].startswith("--") and (left or _is_bool(rest[0])):
+            text, has_value = rest.pop(0), "="
+        if has_value and not _is_bool(text):
+            raise InputError(f"{name} = {text!r} is neither true nor false.")
+        found[name] = text.lower() == "true" if has_value else True
+    return Output(**found), left
+
+
+def _is_bool(text: str) -> bool:
+    return text.lower() in ("true", "false")
 
 
 def parse(argv: Sequence[str], stages: Mapping[str, str]) -> tuple[str, Config]:
@@ -42,7 +76,7 @@ def parse(argv: Sequence[str], stages: Mapping[str, str]) -> tuple[str, Config]:
         if not _is_text(word):
             raise InputError(f"{word!r} is not valid UTF-8: give names that are, or rename files.")
     if not argv or argv[0] in ("-h", "--help"):
-        print(_overview(stages))
+        print(overview(stages))
         raise SystemExit(0)
     stage, *rest = argv
     if stage in _FIRST_WORD and rest and not rest[0].startswith("-"):
@@ -50,7 +84,8 @@ def parse(argv: Sequence[str], stages: Mapping[str, str]) -> tuple[str, Config]:
     if stage not in stages:
         raise InputError(f"There is no stage {stage}; there are {', '.join(stages)}.")
     if "-h" in rest or "--help" in rest:
-        _print_knobs(stage, stages[stage], _benchmark_named_in(rest))
+        print(stage_help(stage, stages[stage], _benchmark_named_in(rest)))
+        raise SystemExit(0)
     texts = _pairs(rest)
     config = benchmark(texts.pop("benchmark", Config().benchmark))
     known, types = flatten(config), leaf_types(Config)
@@ -65,39 +100,9 @@ def _is_text(word: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
-def _overview(stages: Mapping[str, str]) -> str:
-    width = max(map(len, stages))
-    return "\n".join(
-        [
-            "usage: python -m selftrain STAGE [--benchmark NAME] [--dotted.path VALUE ...]",
-            "",
-            "stages (each makes or finds what it needs):",
-            *(f"  {name:{width}}  {line}" for name, line in stages.items()),
-            "",
-            f"benchmarks: {', '.join(BENCHMARKS)}",
-            "",
-            "python -m selftrain STAGE --help lists every knob; for example:",
-            "  python -m selftrain student --student.optim.lr 0.02",
-            "Of a stage's own knobs the first part may be left out: student --optim.lr 0.02.",
-            "--pool DIR takes the pictures of a folder as the unlabelled ones.",
-        ]
-    )
-
-
 def _benchmark_named_in(words: Sequence[str]) -> Config:
     texts = _pairs([word for word in words if word not in ("-h", "--help")])
     return benchmark(texts.get("benchmark", Config().benchmark))
-
-
-def _print_knobs(stage: str, line: str, defaults: Config) -> None:
-    tyro.cli(
-        Config,
-        prog=f"python -m selftrain {stage}",
-        description=line,
-        args=["--help"],
-        default=defaults,
-        config=(tyro.conf.FlagConversionOff, tyro.conf.UsePythonSyntaxForLiteralCollections),
-    )
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:
@@ -142,21 +147,10 @@ def _spell_pool(texts: dict[str, str]) -> dict[str, str]:
     return {**folder, **others}
 
 
-def leaf_types(config_type: type, prefix: str = "") -> dict[str, Any]:
-    """Return {dotted path: type} of every knob of a config dataclass."""
-    found: dict[str, Any] = {}
-    for name, wanted in get_type_hints(config_type).items():
-        if inspect.isclass(wanted) and dataclasses.is_dataclass(wanted):
-            found |= leaf_types(wanted, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = wanted
-    return found
-
-
 def _value(path: str, text: str, wanted: Any) -> Scalar:
     """Convert one value; `override` checks what it means."""
     if wanted is bool:
-        if text.lower() not in ("true", "false"):
+        if not _is_bool(text):
             raise InputError(f"{path} = {text!r} is neither true nor false.")
         return text.lower() == "true"
     if get_origin(wanted) is Literal:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
+from selftrain import progress
 from selftrain.files import write_atomically
 
 
@@ -41,14 +41,17 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def show(table: pd.DataFrame, title: str) -> None:
-    """Print the table."""
+    """Print the table: framed in a terminal that is wide enough, as Markdown elsewhere."""
     shown = Table(title=title)
     for column in table.columns:
         shown.add_column(column, justify="left" if column == "metric" else "right")
     for row in table.itertuples(index=False):
         cells = [f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row]
         shown.add_row(*("-" if cell == "nan" else cell for cell in cells))
-    Console().print(shown)
+    if progress.is_terminal() and progress.fits(shown):
+        progress.draw(shown)
+    else:
+        progress.say(f"{title}\n\n{to_markdown(table)}\n")
 
 
 def write(table: pd.DataFrame, notes: Sequence[str], folder: Path) -> Path:

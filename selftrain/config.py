@@ -375,7 +375,7 @@ class TrainConfig:
     """One training: teacher, student and control are this with other values."""
 
     epochs: int = 180
-    """[VPLR]"""
+    """How often the crops of an epoch are drawn and trained on; see data.repeat [VPLR]."""
     start: str = "none"
     """Run id of a training to go on from; its classifier is replaced if the classes differ."""
     seed: int = 0
@@ -525,9 +525,9 @@ class ExportConfig:
     format: Literal["onnx", "torch_export", "both"] = "onnx"
     """onnx for onnxruntime and others, torch_export for torch without this project's code."""
     height: int = 512
-    """Of the images that the network will be given, in pixels."""
+    """Height of the images that the network will be given, in pixels."""
     width: int = 1024
-    """Likewise."""
+    """Width of these images, in pixels."""
     dynamic: bool = False
     """Take images of other sizes too, where the network allows it."""
 

@@ -62,7 +62,7 @@ class OpenData:
         if isinstance(frames, CachedFrames):
             for cache in frames.caches:
                 names = cache.names()
-                with progress.bar("check the raw cache", len(names)) as bar:
+                with progress.bar("check the raw cache", len(names), unit="frames") as bar:
                     cache.verify(workers=workers, advance=bar.advance)
                 progress.say(f"raw cache: {len(names)} frames are as they were written")
             missing = (sample for sample in self._cached() if not frames.has(sample))
@@ -72,7 +72,7 @@ class OpenData:
             return
         reader = dataclasses.replace(self.reader, cache=None)
         folder, source = cache_folder(self.cache, named.values(), reader)
-        with progress.bar("raw cache", len(named)) as bar:
+        with progress.bar("raw cache", len(named), unit="frames") as bar:
             build_raw_cache(
                 list(named.values()),
                 reader,

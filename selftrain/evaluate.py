@@ -53,8 +53,12 @@ def evaluate(
     metrics: dict[str, float] = {}
     per_class = pd.DataFrame({"class": reader.classes.names})
     for split, samples in splits.evaluation.items():
-        progress.say(f"evaluate {split}: {len(samples)} images")
-        matrix = score(predictor, samples, reader, workers=count_workers(machine))
+        mine = len(range(distributed.rank(), len(samples), distributed.world_size()))
+        with progress.bar(f"evaluate {split}", mine, unit="images") as bar:
+            matrix = score(
+                predictor, samples, reader, workers=count_workers(machine), advance=bar.advance
+            )
+        progress.say(f"evaluate {split}: {len(samples)} images, mIoU {100 * matrix.miou():.2f}")
         metrics |= named_metrics(split, matrix, reader.classes.names)
         per_class[split] = matrix.iou()
         if distributed.rank() == 0:

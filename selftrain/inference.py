@@ -4,7 +4,7 @@ The dev score in training, the test score of a table and the pseudo labels of a 
 through `Predictor`, so that their protocols cannot drift apart.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import product
@@ -318,8 +318,16 @@ def score(
     reader: Reader,
     *,
     workers: int = 0,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> ConfusionMatrix:
     """Compare predictions with labels over whole frames, on all ranks together.
+
+    Args:
+        predictor: Answers.
+        samples: What is compared.
+        reader: Reads it.
+        workers: Processes that read ahead; 0: read in this one.
+        advance: Told how many more frames this rank has compared.
 
     Returns:
         The same matrix on every rank; each frame counts once.
@@ -330,6 +338,7 @@ def score(
     for batch in read:
         labels, _ = predictor.labels(batch.images)
         matrix.update(torch.from_numpy(batch.labels).to(predictor.device), labels)
+        advance(len(batch.positions))
     if distributed.world_size() == 1:
         return matrix
     counts = torch.from_numpy(matrix.matrix).to(predictor.device)

@@ -34,8 +34,8 @@ def note_lineage(run_id: str) -> None:
     run.log_figure(draw(made), "lineage/lineage.png")
 
 
-def show_lineage(config: LineageConfig) -> None:
-    """Print a run's chain, and draw it if a file is asked for.
+def show_lineage(config: LineageConfig) -> str:
+    """Print a run's chain and return it; draw it if a file is asked for.
 
     Raises:
         InputError: there is no such run, it is no stage's, or the file cannot be written.
@@ -50,7 +50,8 @@ def show_lineage(config: LineageConfig) -> None:
             f"lineage.output = {config.output} names no picture: end it in .{', .'.join(FORMATS)}."
         )
     made = trace(config.run)
-    progress.say(describe(made))
+    text = describe(made)
+    progress.say(text)
     if config.output != "none":
         write_atomically(Path(config.output), encode(draw(made), suffix))
-        progress.say(f"written: {config.output}")
+    return text

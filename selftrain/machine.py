@@ -12,18 +12,8 @@ import torch
 
 from selftrain import distributed
 from selftrain.config import MachineConfig
+from selftrain.cores import count_workers as count_workers  # for those who ask the machine
 from selftrain.errors import InputError
-
-MOST_WORKERS = 8
-
-
-def count_workers(machine: MachineConfig) -> int:
-    """Return the number of loader processes: as asked, or all of this rank's cores but one."""
-    if machine.workers >= 0:
-        return machine.workers
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = len(os.sched_getaffinity(0)) // ranks_here
-    return max(1, min(MOST_WORKERS, cores - 1))
 
 
 def describe(machine: MachineConfig) -> dict[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from selftrain import distributed, progress, tracking
+from selftrain import distributed, progress, summary, tracking
 from selftrain.audit.record import measure_once
 from selftrain.clean_pool import require_clean_pool, require_new_to_teacher, write_labelled
 from selftrain.config import Config, EpochConfig, TrainConfig
@@ -27,6 +27,7 @@ from selftrain.machine import count_workers, describe
 from selftrain.prepare import prepare, scan_splits
 from selftrain.pseudo_label import label_pool
 from selftrain.stage import Make, Product, Stage, make_key, open_product, run_stage
+from selftrain.summary import Made
 from selftrain.train import OnDev, train
 from selftrain.trained_runs import (
     TRAIN,
@@ -413,8 +414,16 @@ class Pipeline:
             title=title,
             config=flatten(record or self.config),
         )
-        how = "found" if product.is_reused else "made"
-        progress.say(f"{title}: {how} {product.folder} (run {product.run_id})")
+        summary.note(
+            Made(
+                title=title,
+                stage=stage.name,
+                key=product.key,
+                folder=product.folder,
+                run=product.run_id,
+                is_found=product.is_reused,
+            )
+        )
         return product
 
 

@@ -80,10 +80,10 @@ def predict(
         with_labels=False,
         workers=count_workers(machine),
     )
-    with progress.bar("check", len(samples)) as bar:
+    with progress.bar("check", len(samples), unit="images") as bar:
         for batch in read():
             bar.advance(len(batch.positions))
-    with progress.bar("predict", len(samples)) as bar:
+    with progress.bar("predict", len(samples), unit="images") as bar:
         for batch in read():
             labels = predictor.labels(batch.images)[0].cpu().numpy()
             for row, position in enumerate(batch.positions):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -129,15 +130,10 @@ def prepare(
     _log_manifest(tables["manifest.parquet"], title, run)
 
 
-def say_summary(folder: Path) -> None:
-    """Print what `prepare` has left in a folder."""
-    summary = json.loads((folder / SUMMARY).read_bytes())
-    for split, count in summary["images"].items():
-        progress.say(f"  {split}: {count} images")
-    for line in [summary["rule"], *(f"warning: {text}" for text in summary["warnings"])]:
-        if line:
-            progress.say(f"  {line}")
-    progress.say(f"  to look at: {folder / PAGE}")
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return what `prepare` has left in a folder: images of each split, rule, warnings."""
+    summary: dict[str, Any] = json.loads((folder / SUMMARY).read_bytes())
+    return summary
 
 
 def scan_splits(
@@ -175,7 +171,7 @@ def scan_splits(
     """
     samples = _by_split(splits)
     frames: dict[str, list[Frame]] = {}
-    with progress.bar("prepare", sum(map(len, samples.values()))) as bar:
+    with progress.bar("prepare", sum(map(len, samples.values())), unit="images") as bar:
         listed = chain.from_iterable(
             map(Sample.without_label, some) if split in (POOL, TO_SUBMIT) else some
             for split, some in samples.items()

@@ -78,7 +78,7 @@ def export_scenes(size: ScenesConfig, root: Path, workers: int) -> None:
         "test": size.test,
         "train_extra": size.images,
     }
-    with progress.bar("export", sum(counts.values())) as bar:
+    with progress.bar("export", sum(counts.values()), unit="images") as bar:
         export_cityscapes(root, seed=size.seed, counts=counts, workers=workers, advance=bar.advance)
 
 
@@ -103,29 +103,37 @@ def _open_kitti(data: DataConfig, root: Path) -> Splits:
     return kitti.splits(root, labelled_fraction=data.labelled_fraction, fold=data.fold)
 
 
-def _open_scenes(data: DataConfig, root: Path) -> Splits:
-    """Draw the splits that are missing and list them."""
+def scenes_places(data: DataConfig, root: Path) -> dict[str, tuple[Path, range]]:
+    """Return {split: (folder, numbers of its scenes)}, whether or not they are drawn."""
     size = data.scenes
     abroad = "" if size.style == "city" else f"{size.style}-"
     height, drawn = size.width // 2, f"{abroad}v{scenes.version(size.style)}"
-    name = f"scenes-{drawn}-seed{size.seed}-{size.width}x{height}"
-    counts = {
+    folder = root / f"scenes-{drawn}-seed{size.seed}-{size.width}x{height}"
+    numbers = {
         "train": range(size.images),
         "dev": range(FIRST_DEV_SEED, FIRST_DEV_SEED + size.dev),
         "test": range(FIRST_TEST_SEED, FIRST_TEST_SEED + size.test),
     }
+    return {split: (folder / f"{split}-{len(it)}", it) for split, it in numbers.items()}
+
+
+def _open_scenes(data: DataConfig, root: Path) -> Splits:
+    """Draw the splits that are missing and list them."""
+    size = data.scenes
     found: dict[str, list[Sample]] = {}
-    for split, indices in counts.items():
-        place = root / name / f"{split}-{len(indices)}"
+    for split, (place, indices) in scenes_places(data, root).items():
         try:
-            scenes.write_split(
-                place,
-                seed=size.seed,
-                indices=indices,
-                width=size.width,
-                height=height,
-                style=size.style,
-            )
+            drawn = len(indices) if place.exists() else 0
+            with progress.bar(f"draw {split}", len(indices), done=drawn, unit="scenes") as bar:
+                scenes.write_split(
+                    place,
+                    seed=size.seed,
+                    indices=indices,
+                    width=size.width,
+                    height=size.width // 2,
+                    style=size.style,
+                    advance=bar.advance,
+                )
         except OSError as error:
             raise InputError(
                 f"Scenes cannot be drawn into {place} ({error.strerror or error}): "
@@ -213,7 +221,7 @@ def _find_classes(samples: Sequence[Sample], reader: Reader, cache: Path) -> NDA
     if (remembered := _load_flags(path)) is not None:
         return remembered
     # Decoding and counting release the interpreter's lock.
-    with progress.bar("classes", len(samples)) as bar, ThreadPoolExecutor() as pool:
+    with progress.bar("classes", len(samples), unit="images") as bar, ThreadPoolExecutor() as pool:
         counts = []
         for count in pool.map(lambda it: count_label(reader.label(it), classes), samples):
             counts.append(count)

@@ -6,16 +6,11 @@ Nothing is written here but what tells whether it can be.
 import json
 import logging
 import os
-import re
 import shutil
-import socket
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -34,8 +29,12 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from selftrain.checkpoint import NETWORK
 from selftrain.errors import InputError
-from selftrain.files import is_folder
 from selftrain.passwords import hide_passwords
+from selftrain.store_address import absolute, require_answer
+from selftrain.store_address import ping as ping  # as the others, of the store for its users
+from selftrain.store_address import reason_of as reason_of
+from selftrain.store_address import shown_uri as shown_uri
+from selftrain.store_address import store_uri as store_uri
 
 KEY_TAG = "selftrain.key"
 STAGE_TAG = "selftrain.stage"
@@ -62,8 +61,6 @@ _REFUSALS = {
     "RESOURCE_DOES_NOT_EXIST",
 }
 _DENIALS = {"CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
-_LONGEST_REASON = 240
-"""Characters."""
 _MISTAKES = (AssertionError, AttributeError, NameError, TypeError)
 """Of the code, not of the store."""
 
@@ -117,86 +114,6 @@ def _require_undeleted(name: str) -> None:
             f"(mlflow experiments restore --experiment-id {found.experiment_id}), or set "
             "MLFLOW_EXPERIMENT_NAME to another one."
         )
-
-
-def store_uri() -> str:
-    """Return the URI of the store that is written to, without asking whether it is there."""
-    return _absolute(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
-
-
-def shown_uri() -> str:
-    """Return the URI as it may be shown."""
-    return hide_passwords(store_uri())
-
-
-def _absolute(uri: str) -> str:
-    """Return the URI of a store; a SQLite file's without regard to the current folder."""
-    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).resolve()}"
-    return uri
-
-
-def require_answer(uri: str) -> None:
-    """Ask a server once whether it is there.
-
-    Raises:
-        InputError: nobody answers within some seconds, or a folder stands for a file.
-    """
-    place = uri.removeprefix("sqlite:///")
-    if uri.startswith("sqlite:///") and is_folder(place):
-        # SQLAlchemy would try again for minutes.
-        raise InputError(
-            f"The tracking store {uri} is a folder: set MLFLOW_TRACKING_URI to a file in it, as in "
-            f"sqlite:///{place.rstrip('/')}/mlflow.db."
-        )
-    folder = place.rpartition("/")[0] if uri.startswith("sqlite:///") else ""
-    if re.search("[?]|%[0-9A-Fa-f]{2}", folder):
-        # SQLAlchemy takes them for signs of the URI, and looks for another folder.
-        raise InputError(
-            f"The tracking store {uri} lies in a folder with ? or % in its name, which no URI of "
-            "SQLite can name: set MLFLOW_TRACKING_URI to a file in another folder."
-        )
-    try:
-        ping(uri, timeout=10)
-    except (OSError, ValueError, HTTPException) as error:
-        raise InputError(
-            f"Nobody answers at the tracking URI {hide_passwords(uri)} ({reason_of(error)}): "
-            "start the server, or set MLFLOW_TRACKING_URI to another store."
-        ) from error
-
-
-def ping(uri: str, timeout: float) -> None:
-    """Ask a server whether it is there: mlflow itself would not ask in so short a time.
-
-    Args:
-        uri: Of the store; a file is there.
-        timeout: Seconds.
-
-    Raises:
-        OSError, ValueError, HTTPException: nobody answers.
-    """
-    parts = urlsplit(uri)
-    if parts.scheme in ("http", "https"):
-        # urllib takes a name and password in front of the host for a part of the host's name.
-        place = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-        try:
-            with urllib.request.urlopen(place.rstrip("/") + "/health", timeout=timeout):
-                pass
-        except urllib.error.HTTPError:
-            pass  # somebody answers; whether they let us in shows at the first call
-    elif parts.scheme.startswith("postgresql") and parts.hostname:
-        address = (parts.hostname, parts.port or 5432)
-        socket.create_connection(address, timeout=timeout).close()
-
-
-def reason_of(error: BaseException) -> str:
-    """Return the first line of an error, without passwords, at a length that fits a sentence."""
-    lines = [line for line in hide_passwords(str(error)).splitlines() if line.strip()]
-    if len(lines) > 1 and lines[0].startswith("(raised as a result of"):  # SQLAlchemy's remark
-        lines.pop(0)
-    # Of a lost connection, what stands before its cause tells nothing.
-    text = (lines or [type(error).__name__])[0].rpartition("(Caused by ")[2]
-    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
 
 
 def is_refusal(error: Exception) -> bool:
@@ -542,7 +459,7 @@ def read_store(uri: str) -> list[Recorded]:
     Raises:
         InputError: there is no store, or it cannot be read.
     """
-    uri = _absolute(uri)
+    uri = absolute(uri)
     file = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not file.is_file():
         # mlflow would make an empty one.

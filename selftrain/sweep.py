@@ -39,7 +39,17 @@ _MEASUREMENTS = 9
 """Measurements on dev of a training, at which Hyperband, with its factor of 3, may stop it."""
 
 
-def run_sweep(config: Config, run: tracking.Run) -> None:
+@dataclass(frozen=True)
+class Best:
+    """The trial with the highest dev mIoU."""
+
+    trial: int
+    miou: float
+    """0 to 1."""
+    knobs: dict[str, Scalar]
+
+
+def run_sweep(config: Config, run: tracking.Run) -> Best:
     """Search, log what was found, and train the best with fresh seeds.
 
     Whatever an earlier start or another worker has done is not done again.
@@ -47,6 +57,9 @@ def run_sweep(config: Config, run: tracking.Run) -> None:
     Args:
         config: The user's; its `sweep` says what is searched, and how long.
         run: The command's own run, above those of the trials.
+
+    Returns:
+        The best of all trials so far.
 
     Raises:
         InputError: the space, the storage or the config does not allow a search, or no trial of
@@ -87,8 +100,9 @@ def run_sweep(config: Config, run: tracking.Run) -> None:
     best = log_study(shared.study, run)
     if shared.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         progress.say("Other workers go on; the last one to stop trains the best again.")
-        return
-    retrain(config, best, shared)
+        return best
+    retrain(config, best.knobs, shared)
+    return best
 
 
 def sweep_name(config: Config, space: Space, data: Sequence[str]) -> str:
@@ -258,11 +272,11 @@ class DevWatch:
             self._logged.add(step)
 
 
-def log_study(study: Trials, run: tracking.Run) -> dict[str, Scalar]:
+def log_study(study: Trials, run: tracking.Run) -> Best:
     """Log the trials, pictures of them and the best config in the command's run.
 
     Returns:
-        The best config's knobs: of two objectives, those of the highest dev mIoU on the front.
+        The best: of two objectives, that of the highest dev mIoU on the front.
 
     Raises:
         InputError: no trial is complete.
@@ -287,7 +301,7 @@ def log_study(study: Trials, run: tracking.Run) -> dict[str, Scalar]:
     states = [f"{sum(it.state == state for it in trials)} {state.name}" for state in TrialState]
     progress.say(f"trials: {', '.join(states)}")
     progress.say(f"best: trial {best.number}, dev mIoU {100 * best.values[0]:.2f}: {flags}")
-    return knobs
+    return Best(best.number, best.values[0], knobs)
 
 
 def _table(trials: Sequence[FrozenTrial]) -> str:

@@ -79,7 +79,8 @@ def train(
     )
     done = sum(epoch.steps for epoch in training.epochs[: training.next_epoch])
     pace = Pace(machine.checkpoint_minutes, training.device)
-    with progress.bar(title, training.total_steps, done=done + training.steps_done) as bar:
+    done += training.steps_done
+    with progress.bar(title, training.total_steps, done=done, unit="crops") as bar:
         for epoch in training.epochs[training.next_epoch :]:
             batches.batches = training.batches(epoch)[training.steps_done :]
             left = loader if batches.batches else ()  # the last attempt ended at its last step

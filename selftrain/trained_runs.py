@@ -1,5 +1,6 @@
 """Trainings that are named by their run: teachers, starts, weights, networks to be measured."""
 
+import csv
 from pathlib import Path
 
 from selftrain import tracking
@@ -86,3 +87,16 @@ def dev_miou(trained: Product) -> float:
             "(data.train_on = train), or set rounds to 1."
         )
     return measured["dev/mIoU"]
+
+
+def read_dev_miou(folder: Path) -> float | None:
+    """Return what a training in a folder has reached on dev, 0 to 1; None: it is not known.
+
+    Unlike `dev_miou` this asks no store.
+    """
+    try:
+        with (folder / "history.csv").open(newline="") as file:
+            rows = [row.get("dev/mIoU") or "" for row in csv.DictReader(file)]
+        return float(rows[-1])
+    except (OSError, ValueError, IndexError):
+        return None

@@ -268,20 +268,21 @@ class Training:
         watch, parts = begun.watch, self._parts(epoch)
         on_device = self.config.augment.on_device
         crops = self.batches(epoch) if on_device else []
+        crops_a_step = crops_of_step(self.config, epoch, len(self.data.real))
         for number, batch in enumerate(prefetch(batches, self.device), start=begun.steps):
             lr = self._learning_rate(epoch, number)
             seeds = [crop.seed for crop in crops[number]] if on_device else []
             watch.note(*self.engine.step(batch, lr=lr, parts=parts, seeds=seeds))
             if number % 10 == 0 and (sight := watch.glance()) is not None:
                 self._require_finite(epoch, sight)
-                bar.advance(0, f"loss {sight.loss:.3f}{self._dev_note()}")
-            bar.advance()
+                bar.advance(0, f"{self._dev_note()}loss {sight.loss:.3f}")
+            bar.advance(items=crops_a_step)
             begun.steps, begun.seconds = number + 1, time.perf_counter() - start
             after_step()
         sight = watch.look()
         self._require_finite(epoch, sight)
         self._require_finite_network(epoch)
-        crops_seen = epoch.steps * crops_of_step(self.config, epoch, len(self.data.real))
+        crops_seen = epoch.steps * crops_a_step
         seconds = time.perf_counter() - start
         return {
             "train/loss": sight.loss,
@@ -342,7 +343,7 @@ class Training:
 
     def _dev_note(self) -> str:
         measured = [row["dev/mIoU"] for row in self.history if "dev/mIoU" in row]
-        return f", dev mIoU {measured[-1]:.3f}" if measured else ""
+        return f"dev mIoU {100 * measured[-1]:.2f}, " if measured else ""
 
     def measure_dev(self) -> ConfusionMatrix:
         """Score the result on dev, whole images, single scale; an empty dev gives zeros."""

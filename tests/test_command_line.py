@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from selftrain.__main__ import ACTIONS
 from selftrain.benchmarks import benchmark
-from selftrain.command_line import parse
+from selftrain.command_line import parse, split_output
+from selftrain.commands import COMMANDS
 from selftrain.config import Config
 from selftrain.errors import InputError
 from selftrain.knobs import flatten, override
+from selftrain.progress import Output
 
-STAGES = {name: f"About {name}." for name in ACTIONS}
+STAGES = {name: f"About {name}." for name in COMMANDS}
 
 
 def read(*words: str) -> Config:
@@ -162,5 +163,29 @@ def test_help_of_a_stage_lists_all_knobs(
         parse(["student", *words], STAGES)
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    missing = [path for path in flatten(Config()) if f"--{path}" not in text.replace("-", "_")]
-    assert not [path for path in missing if f"--{path.replace('_', '-')}" not in text]
+    assert [path for path in flatten(Config()) if f"--{path} " not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "output", "left"),
+    [
+        (["student"], Output(), ["student"]),
+        (["student", "--quiet"], Output(quiet=True), ["student"]),
+        (["student", "--quiet", "true", "--rounds", "2"], Output(quiet=True), None),
+        (["--json", "student", "--rounds", "2"], Output(json=True), None),
+        (["--json", "true", "student", "--rounds=2"], Output(json=True), ["student", "--rounds=2"]),
+        (["student", "--json", "--quiet=True", "--rounds", "2"], Output(True, True), None),
+        (["student", "--json", "--json", "false"], Output(), ["student"]),
+        (["student", "--rounds", "2", "--json"], Output(json=True), None),
+    ],
+)
+def test_quiet_and_json_stand_anywhere_alone_or_with_a_value(
+    words: list[str], output: Output, left: list[str] | None
+) -> None:
+    assert split_output(words) == (output, left or ["student", "--rounds", "2"])
+    assert split_output(["student", *output.words()]) == (output, ["student"])
+
+
+def test_quiet_is_true_or_false() -> None:
+    with pytest.raises(InputError, match="quiet = 'yes' is neither true nor false"):
+        split_output(["student", "--quiet", "yes"])

@@ -53,6 +53,27 @@ def test_what_was_not_measured_is_a_dash(
     assert "nan" not in capsys.readouterr().out
 
 
+def test_a_table_is_framed_only_where_it_fits(
+    table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown(**environment: str) -> str:
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            show(table, "scenes")
+        return capsys.readouterr().out
+
+    for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    plain = shown()
+    assert plain.startswith("scenes\n\n| metric")
+    assert "\x1b" not in plain
+    framed = shown(FORCE_COLOR="1", COLUMNS="80")
+    assert "┃ student - control ┃" in framed.replace("\x1b[1m", "").replace("\x1b[0m", "")
+    assert shown(FORCE_COLOR="1", COLUMNS="40") == shown(TERM="dumb", FORCE_COLOR="1") == plain
+
+
 def test_the_table_is_written_with_the_keys_of_its_runs(
     table: pd.DataFrame, tmp_path: Path
 ) -> None:

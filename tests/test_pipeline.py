@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from selftrain import pipeline as pipeline_module
 from selftrain import tracking
-from selftrain.__main__ import ACTIONS
+from selftrain.actions import ACTIONS
 from selftrain.checkpoint import WEIGHTS, load_network
 from selftrain.config import Config, EpochConfig, EvaluateConfig, PseudoLabelConfig, TrainConfig
 from selftrain.data.pseudo_labels import PseudoLabelSet

@@ -15,7 +15,7 @@ from mlflow.entities.model_registry import ModelVersion
 from stage_runs import CLASSES, finished_run, key_of
 
 from selftrain import delivery, model_versions, tracking
-from selftrain.__main__ import ACTIONS
+from selftrain.actions import ACTIONS
 from selftrain.benchmarks import benchmark
 from selftrain.config import Config
 from selftrain.errors import InputError

@@ -22,11 +22,17 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 TESTED_ELSEWHERE = {
     "__init__.py": "a docstring",
     "__main__.py": "integration/test_entry_points.py, bad_input/test_cases.py",
+    "commands.py": "test_command_line.py, test_help.py",
+    "cores.py": "test_machine.py",
     "delivery.py": "test_tracking.py, integration/test_outages.py",
     "licences.py": "test_model_card.py",
     "lineage_figure.py": "test_lineage.py",
     "lineage_record.py": "test_lineage.py",
     "model_versions.py": "test_registry.py, integration/test_outages.py",
+    "doctor_checks.py": "test_doctor.py",
+    "doctor_probe.py": "test_doctor.py",
+    "doctor_torch.py": "test_doctor.py",
+    "endings.py": "test_actions.py",
     "errors.py": "exceptions, raised in bad_input/test_cases.py",
     "identity.py": "test_pipeline.py",
     "knobs.py": "test_config.py",
@@ -34,6 +40,7 @@ TESTED_ELSEWHERE = {
     "locks.py": "test_stage.py, integration/test_same_stage.py",
     "passwords.py": "test_security.py, test_tracking.py",
     "sources.py": "test_datasets.py",
+    "store_address.py": "test_tracking.py, bad_input/test_stores.py, test_doctor.py",
     "store.py": "test_tracking.py, bad_input/test_stores.py",
     "sync.py": "integration/test_outages.py",
     "system_metrics.py": "test_tracking.py",
@@ -111,7 +118,7 @@ def test_pyproject_and_conda_yaml_name_the_same_packages_at_the_same_pins() -> N
 
 
 def test_every_stage_is_an_entry_point_and_every_entry_point_starts_the_stage_of_its_name() -> None:
-    from selftrain.__main__ import ACTIONS
+    from selftrain.actions import ACTIONS
 
     others = {"report": "python -m analysis.report "}  # selftrain does not know the analysis
     assert set(entry_points()) == {*ACTIONS, *others}
@@ -156,7 +163,6 @@ def test_mlproject_repeats_the_defaults_of_the_knobs() -> None:
         ("optuna", {"search.py", "sweep.py", "sweep_plots.py", "sweep_storage.py"}),
         ("torch.distributed", {"distributed.py", "launch.py"}),
         ("torch.nn.parallel", {"engine.py"}),
-        ("tyro", {"command_line.py"}),
     ],
 )
 def test_a_package_is_imported_only_where_it_belongs(package: str, allowed: set[str]) -> None:

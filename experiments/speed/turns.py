@@ -193,7 +193,7 @@ def time_epoch(training: Training, batches: Iterable[Batch], epoch: Epoch) -> fl
     """Train on an epoch's batches and return the seconds."""
     synchronize(training.device)
     start = time.perf_counter()
-    training.train_epoch(epoch, batches, progress.Bar("step", epoch.steps, 0, None))
+    training.train_epoch(epoch, batches, progress.Bar("step", epoch.steps, 0))
     synchronize(training.device)
     return time.perf_counter() - start
 

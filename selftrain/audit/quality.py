@@ -52,7 +52,7 @@ def measure_labels(
 
     # Threads: nearly all of the time is decoding, during which others run.
     with (
-        progress.bar("measure labels", len(measured)) as bar,
+        progress.bar("measure labels", len(measured), unit="images") as bar,
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
     ):
         for sample, (pairs, counts) in zip(measured, threads.map(compare, measured), strict=True):

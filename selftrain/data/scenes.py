@@ -197,6 +197,7 @@ def write_split(
     height: int,
     style: str = "city",
     workers: int = 0,
+    advance: Callable[[], object] = lambda: None,
 ) -> None:
     """Draw scenes to folder/images/00000.png and folder/labels/00000.png.
 
@@ -211,6 +212,7 @@ def write_split(
         height: As for `draw`.
         style: As for `draw`.
         workers: Processes that draw; 0 draws in this one.
+        advance: Called when a scene is drawn.
 
     Raises:
         InputError: The folder holds something else.
@@ -240,10 +242,12 @@ def write_split(
             with ProcessPoolExecutor(
                 workers, mp_context=get_context("spawn"), initializer=leave_to_parent
             ) as pool:
-                list(pool.map(write, indices, chunksize=16))
+                for _ in pool.map(write, indices, chunksize=16):
+                    advance()
         else:
             for index in indices:
                 write(index)
+                advance()
         write_atomically(partial_folder / _NOTE, json.dumps(content).encode())
         try:
             partial_folder.rename(folder)

@@ -1,5 +1,6 @@
 """The report: from stores to files and a page, and again from the files alone."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import mlflow
 import pytest
 from fabricated_runs import attach, record, record_arm
 
-from analysis.report import build_report, main
+from analysis.report import build_report, main, run
 from selftrain.errors import InputError
 
 STUDY = "table1_self_training"
@@ -102,8 +103,8 @@ def test_the_csv_of_a_study_without_runs_in_the_stores_is_kept_and_drawn(
     build_report("scenes", [store], tmp_path / "results")
     kept = tmp_path / "results/scenes" / f"{STUDY}.csv"
     before = kept.read_bytes()
-    for run in mlflow.MlflowClient(store).search_runs(["0"], "tags.`selftrain.stage` = 'arm'"):
-        mlflow.MlflowClient(store).delete_run(run.info.run_id)
+    for arm in mlflow.MlflowClient(store).search_runs(["0"], "tags.`selftrain.stage` = 'arm'"):
+        mlflow.MlflowClient(store).delete_run(arm.info.run_id)
     page = build_report("scenes", [store], tmp_path / "results")
     assert kept.read_bytes() == before
     assert "39.83 ± 1.26" in page.read_text()
@@ -155,6 +156,27 @@ def test_the_command_draws_from_csv_without_a_store(
     main(["--benchmark", "scenes", "--from-csv", "--results", "results"])
     assert (tmp_path / "results/scenes/report.html").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_the_command_tells_a_script_where_the_page_is_and_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    words = ["--benchmark", "scenes", "--results", "results"]
+    assert run([*words, "--from-csv", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["stage"], found["status"]) == ("report", "finished")
+    assert found["files"] == ["results/scenes/report.html"]
+    assert f"{STUDY}: no run" in found["gaps"]
+    assert found["next"][0].startswith("mlflow run . -e ")
+    assert run([*words, "--quiet", "true", "--from-csv"]) == 0
+    assert capsys.readouterr().out == ""
+    sentence = run([*words, "--json"])
+    assert str(sentence).startswith("error: There is no tracking store")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["status"], f"error: {found['error']}") == ("failed", sentence)
 
 
 def test_without_a_store_the_command_says_that_there_is_none(

@@ -30,13 +30,14 @@ import torch.utils.data.dataloader
 import torchvision.models
 from dying import Death, Dying
 
+import selftrain.actions
 import selftrain.sweep
 from selftrain import __main__ as command
 from selftrain import sweep_storage
 
 LOADED = (
     *(alembic.command, git, mlflow.pyfunc, optuna.samplers, psycopg, pyarrow.dataset, tabulate),
-    *(torch, torchvision, selftrain.sweep),
+    *(torch, torchvision, selftrain.actions, selftrain.sweep),
 )
 """Commands import them only when they need them."""
 

@@ -246,8 +246,7 @@ def test_if_the_store_never_returns_the_product_waits_for_sync_and_is_then_found
     assert product.is_reused
     assert work.calls == 1
     assert tracking.metric_steps(product.run_id, "dev/mIoU") == {1: 0.25, 2: 0.5}
-    sync(Path("outputs"), 0)
-    assert "nothing waits" in capsys.readouterr().out
+    assert "nothing waits" in sync(Path("outputs"), 0).what
 
 
 def test_what_waits_is_delivered_by_the_next_command_too(proxy: Proxy) -> None:
