@@ -204,7 +204,7 @@ def main(argv: Sequence[str]) -> None:
     progress.say(f"report: {page}")
     if "MLFLOW_RUN_ID" in os.environ:
         tracking.connect()
-        with tracking.parent_run("report") as run:
+        with tracking.parent_run(f"report {words.benchmark}") as run:
             run.log_files(page.parent, "report")
 
 

@@ -15,6 +15,7 @@ from selftrain.command_line import parse
 from selftrain.config import Config
 from selftrain.data.digests import digest_samples
 from selftrain.data.pseudo_labels import PseudoLabelSet
+from selftrain.descriptions import describe_command
 from selftrain.errors import InputError, Terminated, printable
 from selftrain.evaluate import read_metrics
 from selftrain.export import export
@@ -127,7 +128,7 @@ def _finetune(pipeline: Pipeline, run: tracking.Run) -> None:
 def _evaluate(pipeline: Pipeline, run: tracking.Run) -> None:
     """Measure a model on the evaluation splits."""
     product = pipeline.evaluate(pipeline.model_to_evaluate(), "model")
-    _finish(product, run)
+    run.set_tags({"selftrain.product": product.run_id})
     if distributed.rank() == 0:
         metrics = read_metrics(product.folder)
         comparison.show(_table(pipeline, {"model": metrics}), "IoU in percent")
@@ -251,8 +252,15 @@ def _conditions(config: Config) -> str:
 
 
 def _finish(product: Product, run: tracking.Run) -> None:
+    if not run.run_id:
+        return
     run.set_tags({"selftrain.product": product.run_id})
+    metrics = tracking.finished(product.run_id).metrics
+    run.log_metrics({key: value for key, value in metrics.items() if key.endswith("/mIoU")})
 
+
+_WITHOUT_SEED = ("prepare", "study", "sweep", "export", "predict", "inspect_pseudo_labels")
+"""Stages that draw nothing at random, or with several seeds."""
 
 ACTIONS: dict[str, Action] = {
     "prepare": _prepare,
@@ -291,12 +299,24 @@ def run(argv: Sequence[str]) -> None:
         if distributed.rank() == 0:
             tracking.connect(outputs, patience)
             distributed.barrier()
-            with tracking.parent_run(stage) as parent:
+            with tracking.parent_run(f"{stage} {config.benchmark}") as parent:
+                _present(parent, stage, config, argv)
                 ACTIONS[stage](Pipeline(config), parent)
         else:
             distributed.barrier()
             tracking.connect(outputs, patience)
             ACTIONS[stage](Pipeline(config), tracking.SILENT)
+
+
+def _present(run: tracking.Run, stage: str, config: Config, argv: Sequence[str]) -> None:
+    """Say in a command's own run what it does, under the keys that its stages have too."""
+    seeds = {"teacher": config.teacher.seed, "finetune": config.finetune.seed}
+    known: dict[str, object] = {"benchmark": config.benchmark}
+    if stage not in _WITHOUT_SEED:
+        known["seed"] = seeds.get(stage, config.student.seed)
+    run.log_params(known)
+    run.set_tags({f"selftrain.{name}": str(value) for name, value in known.items()})
+    run.describe(describe_command(str(ACTIONS[stage].__doc__), argv))
 
 
 def main() -> None:

@@ -339,6 +339,11 @@ def status_of(run_id: str) -> str:
     return str(mlflow.get_run(run_id).info.status)
 
 
+def experiment_of(run_id: str) -> str:
+    """Return the id of the experiment that has a run."""
+    return str(mlflow.get_run(run_id).info.experiment_id)
+
+
 def find_finished(key: str) -> str | None:
     """Return the id of the newest FINISHED run with this key, in any experiment."""
     client = mlflow.MlflowClient()
