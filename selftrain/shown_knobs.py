@@ -16,7 +16,6 @@ _ALWAYS: Mapping[type, tuple[str, ...]] = {
         "epochs",
         "seed",
         "network.name",
-        "network.backbone",
         "network.backbone_weights",
         "data.repeat",
         "data.pseudo_ratio",
@@ -44,8 +43,9 @@ def shown_knobs(section: str, config: object, usual: object) -> dict[str, Scalar
         usual: The benchmark's own: what differs from it is shown, though it be a default.
     """
     always = _ALWAYS[type(config)]
-    if isinstance(config, TrainConfig) and config.data.pseudo_ratio > 0:
-        always += _OF_STUDENTS
+    if isinstance(config, TrainConfig):
+        always += _OF_STUDENTS if config.data.pseudo_ratio > 0 else ()
+        always += ("network.backbone",) if config.network.name != "fast_scnn" else ()
     defaults, its = flatten(type(config)()), flatten(usual)
     return {
         f"{section}.{knob}": value

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import socket
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -34,6 +35,7 @@ from selftrain.checkpoint import NETWORK
 from selftrain.errors import InputError
 from selftrain.files import is_folder
 from selftrain.passwords import hide_passwords
+from selftrain.saved_views import view_tags
 
 KEY_TAG = "selftrain.key"
 STAGE_TAG = "selftrain.stage"
@@ -84,11 +86,15 @@ def connect() -> str:
         if run_id is None:
             # Under `mlflow run` the experiment is already chosen: choosing again would raise.
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "selftrain")
-            return str(mlflow.set_experiment(name).experiment_id)
+            experiment = mlflow.set_experiment(name)
+            _offer_views(experiment)
+            return str(experiment.experiment_id)
     except Exception as error:  # SQLAlchemy, requests and mlflow each raise their own kinds
         raise _unusable(error) from error
     try:
-        return str(mlflow.get_run(run_id).info.experiment_id)
+        experiment = mlflow.get_experiment(mlflow.get_run(run_id).info.experiment_id)
+        _offer_views(experiment)
+        return str(experiment.experiment_id)
     except Exception as error:
         if is_denial(error):
             raise _unusable(error) from error
@@ -97,6 +103,19 @@ def connect() -> str:
             f"names ({reason_of(error)}): set MLFLOW_TRACKING_URI to the absolute URI of the store "
             "that has it, or unset MLFLOW_RUN_ID."
         ) from error
+
+
+def _offer_views(experiment: mlflow.entities.Experiment) -> None:
+    """Give the runs table of an experiment its views, unless it has them."""
+    client = mlflow.MlflowClient()
+    try:
+        for tag, value in view_tags(int(time.time() * 1000)).items():
+            if tag not in experiment.tags:
+                client.set_experiment_tag(experiment.experiment_id, tag, value)
+    except Exception as error:
+        if isinstance(error, _MISTAKES):
+            raise
+        # Another process gives them at the same time, or we may not: nothing depends on them.
 
 
 def store_uri() -> str:

@@ -30,6 +30,7 @@ TESTED_ELSEWHERE = {
     "locks.py": "test_stage.py, integration/test_same_stage.py",
     "passwords.py": "test_security.py, test_tracking.py",
     "presentation.py": "test_pipeline.py",
+    "saved_views.py": "integration/test_browser.py",
     "sources.py": "test_datasets.py",
     "store.py": "test_tracking.py, bad_input/test_stores.py",
     "sync.py": "integration/test_outages.py",

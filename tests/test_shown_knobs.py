@@ -67,3 +67,8 @@ def test_every_knob_that_is_hidden_is_at_its_default() -> None:
         filled = {f"{section}.{k}": v for k, v in defaults.items()} | found
         assert filled == whole
     assert not any(isinstance(value, Path) for value in shown(config, "data").values())
+
+
+def test_a_backbone_is_shown_only_of_a_network_that_has_one() -> None:
+    assert "student.network.backbone" not in shown(benchmark("scenes"), "student")
+    assert "student.network.backbone" in shown(benchmark("cityscapes"), "student")
