@@ -212,7 +212,7 @@ def main(argv: Sequence[str]) -> Summary:
     page = build_report(words.benchmark, stores, words.results, pictures=words.pictures == "true")
     if "MLFLOW_RUN_ID" in os.environ:
         tracking.connect()
-        with tracking.parent_run("report") as run:
+        with tracking.parent_run(f"report {words.benchmark}") as run:
             run.log_files(page.parent, "report")
     gaps = _list_gaps(words.benchmark, _read_studies(words.benchmark, page.parent))
     missing = [Next(why=f"fill a gap ({it.what})", command=it.command) for it in gaps if it.command]

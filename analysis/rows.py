@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from selftrain.config import DataConfig, TrainConfig
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
+from selftrain.knobs import flatten
 from selftrain.study import ARM, Arm
 from selftrain.tracking import KEY_TAG, STAGE_TAG, Recorded, read_store
 
@@ -187,7 +189,11 @@ def _recipe(params: Mapping[str, str], arm: Arm | None, varied: set[str]) -> str
         for knob, value in params.items()
         if knob not in left_out and knob.startswith((f"{section}.", "data."))
     }
-    text = json.dumps(same, sort_keys=True)
+    # A run shows no knob that is at its default; an older one showed all.
+    defaults = {section: TrainConfig(), "data": DataConfig()}
+    usual = {f"{name}.{k}": str(v) for name, it in defaults.items() for k, v in flatten(it).items()}
+    complete = {knob: value for knob, value in usual.items() if knob not in left_out} | same
+    text = json.dumps(complete, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 

@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> Summary | None:
 def _run_stage(stage: str, config: Config, words: Sequence[str]) -> Summary | None:
     """Run a stage, in several processes if so wished; `words` start them."""
     from selftrain import distributed, tracking
-    from selftrain.actions import ACTIONS
+    from selftrain.actions import ACTIONS, present
     from selftrain.launch import launch, needs_launch
     from selftrain.machine import enough_memory, enough_space
     from selftrain.pipeline import Pipeline
@@ -79,7 +79,8 @@ def _run_stage(stage: str, config: Config, words: Sequence[str]) -> Summary | No
                 return None
             tracking.connect(outputs, patience)
             distributed.barrier()
-            with tracking.parent_run(stage) as parent:
+            with tracking.parent_run(f"{stage} {config.benchmark}") as parent:
+                present(parent, stage, config, words)
                 found = ACTIONS[stage](Pipeline(config), parent)
     return found and write_commands(found, config, by_mlflow=by_mlflow)
 

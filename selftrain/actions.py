@@ -1,7 +1,7 @@
 """What the commands do; each returns what is to be said at its end."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pandas import DataFrame
@@ -14,6 +14,7 @@ from selftrain.checkpoint import CARD, NETWORK
 from selftrain.config import Config
 from selftrain.data.digests import digest_samples
 from selftrain.data.pseudo_labels import PseudoLabelSet
+from selftrain.descriptions import describe_command
 from selftrain.endings import (
     count_products,
     end_of_training,
@@ -214,7 +215,7 @@ def _evaluate(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
     """Measure a model on the evaluation splits."""
     model = pipeline.model_to_evaluate()
     product = pipeline.evaluate(model, "model")
-    _finish(product, run)
+    run.set_tags({tracking.PRODUCT_TAG: product.run_id})
     renew_card(pipeline.config, model.run_id)
     if distributed.rank() > 0:
         return None
@@ -396,7 +397,11 @@ def _conditions(config: Config) -> str:
 
 
 def _finish(product: Product, run: tracking.Run) -> None:
+    if not run.run_id:
+        return
     run.set_tags({tracking.PRODUCT_TAG: product.run_id})
+    metrics = tracking.finished(product.run_id).metrics
+    run.log_metrics({key: value for key, value in metrics.items() if key.endswith("/mIoU")})
 
 
 def _register(pipeline: Pipeline, networks: Mapping[str, Product]) -> None:
@@ -415,6 +420,28 @@ def _lineage(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
         files=files,
         details={"lineage": text},
     )
+
+
+_WITHOUT_SEED = ("prepare", "study", "sweep", "export", "predict", "inspect_pseudo_labels")
+"""Stages that draw nothing at random, or with several seeds."""
+
+
+def present(run: tracking.Run, stage: str, config: Config, words: Sequence[str]) -> None:
+    """Say in a command's own run what it does, under the keys that its stages have too.
+
+    Args:
+        run: The command's.
+        stage: Of `ACTIONS`.
+        config: That the words ask for.
+        words: That were typed, without the program's name.
+    """
+    seeds = {"teacher": config.teacher.seed, "finetune": config.finetune.seed}
+    known: dict[str, object] = {"benchmark": config.benchmark}
+    if stage not in _WITHOUT_SEED:
+        known["seed"] = seeds.get(stage, config.student.seed)
+    run.log_params(known)
+    run.set_tags({f"selftrain.{name}": str(value) for name, value in known.items()})
+    run.describe(describe_command(str(ACTIONS[stage].__doc__), words))
 
 
 ACTIONS: dict[str, Action] = {

@@ -16,7 +16,7 @@ _LONGEST_NOTE = 8000
 
 
 def note_lineage(run_id: str) -> None:
-    """Give a finished run its chain: as its description, in which names are links, and drawn.
+    """Give a finished run its chain: in its description, in which names are links, and drawn.
 
     A run that was made from data alone is left as it is.
 
@@ -29,7 +29,11 @@ def note_lineage(run_id: str) -> None:
     if not made.sources:
         return
     run = tracking.Run(run_id)
-    run.set_tags({NOTE_TAG: describe_in_a_line(made)[:_LONGEST_NOTE]})
+    note = made.run.tags.get(NOTE_TAG, "") if made.run else ""
+    what, _, rest = note.partition("\n")
+    chain = f"**Chain:** {describe_in_a_line(made)}"
+    # High up: MLflow folds a longer description.
+    run.set_tags({NOTE_TAG: "\n".join([what, "", chain, rest])[:_LONGEST_NOTE].strip()})
     run.log_text(describe(made), "lineage/lineage.txt")
     run.log_figure(draw(made), "lineage/lineage.png")
 

@@ -74,6 +74,12 @@ def encode_jpeg(picture: Picture, *, quality: int) -> bytes:
     return bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
 
 
+def encode_webp(picture: Picture, *, quality: int) -> bytes:
+    """Return a picture as a lossy WebP file of a quality from 0 to 100."""
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    return bytes(cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes())
+
+
 def shrink(picture: NDArray[np.uint8], widest: int) -> NDArray[np.uint8]:
     """Return an image (H, W, 3) or a label map (H, W) at most `widest` pixels wide."""
     height, width = picture.shape[:2]

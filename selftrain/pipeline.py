@@ -14,18 +14,22 @@ from pathlib import Path
 
 from selftrain import distributed, progress, summary, tracking
 from selftrain.audit.record import measure_once
+from selftrain.benchmarks import benchmark
 from selftrain.clean_pool import require_clean_pool, require_new_to_teacher, write_labelled
 from selftrain.config import Config, EpochConfig, TrainConfig
 from selftrain.data.pseudo_labels import PseudoLabelSet
 from selftrain.datasets import OpenData, open_data
+from selftrain.descriptions import Facts
 from selftrain.errors import InputError
 from selftrain.evaluate import evaluate
 from selftrain.identity import changed_knobs, decides_labels, decides_training
-from selftrain.knobs import Scalar, flatten, override
+from selftrain.knobs import flatten, override
 from selftrain.lineage_record import note_lineage
 from selftrain.machine import count_workers, describe
 from selftrain.prepare import prepare, scan_splits
+from selftrain.presentation import of_evaluation, of_labels, of_preparation, of_training, present
 from selftrain.pseudo_label import label_pool
+from selftrain.run_names import name_training
 from selftrain.stage import Make, Product, Stage, make_key, open_product, run_stage
 from selftrain.summary import Made
 from selftrain.train import OnDev, train
@@ -107,7 +111,7 @@ class Pipeline:
             "evaluation": self.data.evaluation_digests,
             "to submit": self.data.to_submit_digest,
         }
-        return self._run(PREPARE, identity, make, "prepare")
+        return self._run(PREPARE, identity, make, "prepare", of_preparation(self.config))
 
     @cached_property
     def teachers(self) -> list[Product]:
@@ -150,8 +154,6 @@ class Pipeline:
         teachers, config, data = self.teachers, self.config.pseudo_label, self.data
 
         def make(folder: Path, run: tracking.Run) -> None:
-            run.log_params(_params("pseudo_label", config))
-            run.set_tags({f"{tracking.UPSTREAM}teacher": "+".join(it.run_id for it in teachers)})
             self._log_pool(run)
             self._label(folder, run)
 
@@ -159,9 +161,10 @@ class Pipeline:
             raise InputError(
                 "The pool has no labels to measure with: set pseudo_label.measure to false."
             )
-        product = self._run(
-            PSEUDO_LABEL, self._labels_identity(), make, self._in_round("pseudo labels")
-        )
+        title = self._in_round("pseudo labels")
+        promoted = "" if self.promoted is None else self.name_of("student", self.round - 1)
+        facts = of_labels(title, self.config, teachers, promoted)
+        product = self._run(PSEUDO_LABEL, self._labels_identity(), make, title, facts)
         if product.is_reused:
             product = self._mended(product)
         if config.measure and distributed.rank() == 0:
@@ -278,6 +281,27 @@ class Pipeline:
         )
         return following.student
 
+    def name_of(self, role: str, number: int | None = None) -> str:
+        """Return what the run of a network of this pipeline is called.
+
+        Args:
+            role: teacher, student or control.
+            number: Of the round, of a student; None: of this one.
+        """
+        number = self.round if number is None else number
+        config = {
+            "teacher": self.config.teacher,
+            "student": self.config.student,
+            "control": control_config(self.config.student),
+        }[role]
+        title = role if role != "student" or number == 1 else f"student of round {number}"
+        usual = self._usual.teacher if role == "teacher" else self._usual.student
+        return name_training(title, config, usual)
+
+    @property
+    def _usual(self) -> Config:
+        return benchmark(self.config.benchmark)
+
     def _in_round(self, title: str) -> str:
         return title if self.round == 1 else f"{title} of round {self.round}"
 
@@ -297,8 +321,6 @@ class Pipeline:
         data, config = self.data, self.config.evaluate
 
         def make(folder: Path, run: tracking.Run) -> None:
-            run.log_params(_params("evaluate", config))
-            run.set_tags({f"{tracking.UPSTREAM}model": model.run_id})
             self._log_evaluation(run)
             evaluate(
                 config, data.splits, data.reader, model.folder, self.config.machine, folder, run
@@ -311,7 +333,18 @@ class Pipeline:
             "evaluation": data.evaluation_digests,
             **({"to submit": data.to_submit_digest} if config.submission else {}),
         }
-        return self._run(EVALUATE, identity, make, f"evaluate {title}")
+        facts = self._facts_of_evaluation(model, title)
+        return self._run(EVALUATE, identity, make, f"evaluate {title}", facts)
+
+    def _facts_of_evaluation(self, model: Product, title: str) -> Facts:
+        named = self.config.evaluate.model
+        if title == "model":
+            if named != "none":
+                return of_evaluation(f"run {model.run_id[:8]}", None, model)
+            title = "student"
+        seed = self.config.teacher.seed if title == "teacher" else self.config.student.seed
+        is_role = title in ("teacher", "student", "control")
+        return of_evaluation(self.name_of(title) if is_role else title, seed, model)
 
     def model_to_evaluate(self) -> Product:
         """Return the run that `evaluate.model` names, or the student."""
@@ -354,15 +387,8 @@ class Pipeline:
         pseudo = self.pseudo_labels if config.data.pseudo_ratio > 0 else None
 
         def make(folder: Path, run: tracking.Run) -> None:
-            run.log_params(_params(section, config))
             _log_labelled(data, run)
-            if start is not None:
-                run.set_tags({f"{tracking.UPSTREAM}start": start.run_id})
-            weights = weights_of(config, self.outputs)
-            if weights is not None:
-                run.set_tags({f"{tracking.UPSTREAM}backbone_weights": weights.run_id})
             if pseudo is not None:
-                run.set_tags({f"{tracking.UPSTREAM}pseudo_labels": pseudo.run_id})
                 names = [sample.name for sample in data.splits.unlabelled]
                 run.log_dataset(names, name="pseudo", digest=pseudo.key, context="train")
             if distributed.rank() == 0:
@@ -388,7 +414,11 @@ class Pipeline:
 
         identity = self._training_identity(config, pseudo, start)
         record = override(self.config, {f"{section}.{k}": v for k, v in flatten(config).items()})
-        product = self._run(TRAIN, identity, make, title, record)
+        weights = weights_of(config, self.outputs)
+        sources = {"start": start, "backbone_weights": weights, "pseudo_labels": pseudo}
+        made_from = {what: it.run_id for what, it in sources.items() if it is not None}
+        facts = of_training(title, config, section, self._usual, made_from)
+        product = self._run(TRAIN, identity, make, title, facts, record)
         if not product.is_reused:
             note_lineage(product.run_id)
         return product
@@ -399,10 +429,11 @@ class Pipeline:
         identity: Mapping[str, object],
         make: Make,
         title: str,
+        facts: Facts,
         record: Config | None = None,
     ) -> Product:
         def make_and_log(folder: Path, run: tracking.Run) -> None:
-            run.log_params(_params("data", self.data.config))
+            present(run, facts, record or self.config, self.data)
             run.set_tags(describe(self.config.machine))
             make(folder, run)
 
@@ -412,6 +443,7 @@ class Pipeline:
             make_and_log,
             outputs=self.outputs,
             title=title,
+            name=facts.name,
             config=flatten(record or self.config),
         )
         summary.note(
@@ -432,7 +464,3 @@ def _log_labelled(data: OpenData, run: tracking.Run) -> None:
     run.log_dataset(names, name="real", digest=data.labelled_digest, context="train")
     names = [sample.name for sample in data.splits.dev]
     run.log_dataset(names, name="dev", digest=data.dev_digest, context="dev")
-
-
-def _params(prefix: str, config: object) -> dict[str, Scalar]:
-    return {f"{prefix}.{path}": value for path, value in flatten(config).items()}

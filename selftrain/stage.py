@@ -70,6 +70,7 @@ def run_stage(
     *,
     outputs: Path,
     title: str,
+    name: str = "",
     config: Mapping[str, object] | None = None,
 ) -> Product:
     """Return the product of a stage; make it only if no finished run has made it before.
@@ -83,7 +84,8 @@ def run_stage(
         make: Fills the folder and logs to the run. It finds in the folder what an
             interrupted attempt has left, and continues from that.
         outputs: Folder for all products.
-        title: Word for the run's name, e.g. "student".
+        title: What the product is to the pipeline, e.g. "student".
+        name: Of the run; "" makes one of title and key.
         config: Every knob by its dotted path, from which the run can be started again; logged
             as `config.json`, beside the key's own `identity.json`.
 
@@ -101,7 +103,8 @@ def run_stage(
     with alone(folder, title) as lock:
         run_id = _find(key)  # another process may have made it meanwhile
         if run_id is None:
-            return _carry_out(stage, key, folder, title, lock, _recorded(make, identity, config))
+            make = _recorded(make, identity, config)
+            return _carry_out(stage, key, folder, title, lock, make, name)
     return open_product(stage, key, run_id, outputs)
 
 
@@ -123,7 +126,7 @@ def _recorded(
 
 
 def _carry_out(
-    stage: Stage, key: str, folder: Path, title: str, lock: FileLock, make: Make
+    stage: Stage, key: str, folder: Path, title: str, lock: FileLock, make: Make, name: str
 ) -> Product:
     """Make a product; the folder's lock is held."""
     if distributed.rank() > 0:
@@ -131,7 +134,7 @@ def _carry_out(
         return Product(key, folder, distributed.broadcast(""), is_reused=False)
     (folder / _MARK).unlink(missing_ok=True)  # its run is gone: the mark stands for nothing
     try:
-        with tracking.stage_run(stage.name, title, key) as run:
+        with tracking.stage_run(stage.name, title, key, name) as run:
             lock.add(run=run.run_id)
             make(folder, run)
             if stage.artifacts == PRODUCT:

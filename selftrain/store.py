@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from selftrain.checkpoint import NETWORK
 from selftrain.errors import InputError
 from selftrain.passwords import hide_passwords
+from selftrain.saved_views import view_tags
 from selftrain.store_address import absolute, require_answer
 from selftrain.store_address import ping as ping  # as the others, of the store for its users
 from selftrain.store_address import reason_of as reason_of
@@ -89,13 +91,17 @@ def connect() -> str:
             # Under `mlflow run` the experiment is already chosen: choosing again would raise.
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "selftrain")
             _require_undeleted(name)
-            return str(mlflow.set_experiment(name).experiment_id)
+            experiment = mlflow.set_experiment(name)
+            _offer_views(experiment)
+            return str(experiment.experiment_id)
     except InputError:
         raise
     except Exception as error:  # SQLAlchemy, requests and mlflow each raise their own kinds
         raise _unusable(error) from error
     try:
-        return str(mlflow.get_run(run_id).info.experiment_id)
+        experiment = mlflow.get_experiment(mlflow.get_run(run_id).info.experiment_id)
+        _offer_views(experiment)
+        return str(experiment.experiment_id)
     except Exception as error:
         if is_denial(error):
             raise _unusable(error) from error
@@ -104,6 +110,19 @@ def connect() -> str:
             f"names ({reason_of(error)}): set MLFLOW_TRACKING_URI to the absolute URI of the store "
             "that has it, or unset MLFLOW_RUN_ID."
         ) from error
+
+
+def _offer_views(experiment: mlflow.entities.Experiment) -> None:
+    """Give the runs table of an experiment its views, unless it has them."""
+    client = mlflow.MlflowClient()
+    try:
+        for tag, value in view_tags(int(time.time() * 1000)).items():
+            if tag not in experiment.tags:
+                client.set_experiment_tag(experiment.experiment_id, tag, value)
+    except Exception as error:
+        if isinstance(error, _MISTAKES):
+            raise
+        # Another process gives them at the same time, or we may not: nothing depends on them.
 
 
 def _require_undeleted(name: str) -> None:
@@ -286,6 +305,11 @@ def is_running(run_id: str) -> bool:
 
 def _is_running(run: mlflow.entities.Run) -> bool:
     return bool(run.info.status == "RUNNING" and run.info.lifecycle_stage == "active")
+
+
+def experiment_of(run_id: str) -> str:
+    """Return the id of the experiment that has a run."""
+    return str(mlflow.get_run(run_id).info.experiment_id)
 
 
 def find_finished(key: str) -> str | None:

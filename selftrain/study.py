@@ -19,6 +19,7 @@ from selftrain.errors import InputError, Unavailable
 from selftrain.evaluate import read_metrics
 from selftrain.knobs import Scalar, flatten, override
 from selftrain.pipeline import Pipeline, control_config
+from selftrain.presentation import NETWORK_TAG, network_of
 from selftrain.stage import Product, Stage, alone, lock_file, make_key
 
 ARM = Stage("arm", version=1)
@@ -201,10 +202,11 @@ def run_arm(config: Config, study: Study, name: str, seed: int) -> None:
     with alone(folder, title) as lock:  # another command may be at the same study
         if is_done():
             return
-        with tracking.stage_run(ARM.name, title, key) as run:
+        with tracking.stage_run(ARM.name, title, key, f"arm {title}") as run:
             lock.add(run=run.run_id)
-            run.set_tags(tags)
-            run.log_params({"seed": seed, **arm.knobs})
+            run.set_tags({**tags, NETWORK_TAG: network_of(trained)})
+            run.log_params({"benchmark": config.benchmark, "seed": seed, **arm.knobs})
+            run.describe(_describe_arm(study, name, trained, evaluated))
             run.log_metrics(read_metrics(evaluated.folder) | _cost(trained))
 
 
@@ -224,6 +226,18 @@ def _tags(
     if labels is not None:
         tags["selftrain.pseudo_labels"] = labels
     return tags
+
+
+def _describe_arm(study: Study, name: str, trained: Product, evaluated: Product) -> list[str]:
+    found = {"network": trained, "measured": evaluated}
+    links = [f"[{it}]({tracking.page_of(product.run_id)})" for it, product in found.items()]
+    paper = study.arms[name].paper
+    printed = "" if paper is None else f" The paper prints {paper:g} mIoU, on its own data."
+    return [
+        f"The arm *{name}* of: {study.title}.{printed}",
+        "",
+        f"**Made from:** {', '.join(links)}",
+    ]
 
 
 def source_config(config: Config, study: Study, seed: int) -> Config:

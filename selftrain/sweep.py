@@ -194,7 +194,7 @@ class Objective:
             with tracking.trial_run(self.command, f"trial {trial.number}", tags) as run:
                 state = TrialState.FAIL
                 try:
-                    run.log_params(trial.params)
+                    run.log_params({"benchmark": self.config.benchmark, **trial.params})
                     values = self._train(trial, drawn, run, tags)
                     state = TrialState.COMPLETE
                 except Stopped:

@@ -5,7 +5,9 @@ the parent is the run that MLflow has already made. What a run logs outlasts an 
 see `delivery.py`. Questions to the store wait for it, as long as `connect` was told.
 """
 
+import hashlib
 import json
+import re
 import sys
 import tempfile
 import time
@@ -74,6 +76,7 @@ __all__ = [
     "kill_runs_of",
     "measured_on",
     "metric_steps",
+    "page_of",
     "parent_run",
     "read_store",
     "spools_of_others",
@@ -86,6 +89,11 @@ ROLE_TAG = "selftrain.role"
 SPOOL = "spool"
 """Folder below the products in which messages wait for the store."""
 _LONGEST_PARAM = 6000
+_LONGEST_IMAGE_KEY = 120
+"""Characters: a file's name has 255 at most."""
+_DESCRIPTION_TAG = "mlflow.note.content"
+_HAS_IMAGES_TAG = "mlflow.loggedImages"
+"""Tells MLflow to look for them."""
 
 
 @dataclass
@@ -155,6 +163,10 @@ class Run:
             texts = {name: hide_passwords(str(value)) for name, value in tags.items()}
             self._send("tags", {"tags": texts})
 
+    def describe(self, lines: Sequence[str]) -> None:
+        """Set the description that MLflow shows with the run, in Markdown."""
+        self.set_tags({_DESCRIPTION_TAG: "\n".join(lines)})
+
     def log_text(self, text: str, file: str) -> None:
         """Log a text artifact, e.g. "config.json"."""
         if self.run_id:
@@ -176,6 +188,24 @@ class Run:
         if self.run_id:
             with self._file(file) as path:
                 Image.fromarray(picture).save(path)
+
+    def log_images(self, pictures: Mapping[str, bytes], step: int) -> None:
+        """Log pictures of one step, which MLflow shows with a slider over the steps.
+
+        Args:
+            pictures: Name -> WebP file; those of one name belong together.
+            step: As of a metric.
+        """
+        if not pictures or not self.run_id:
+            return
+        with self._file("images") as folder:
+            folder.mkdir()
+            for name, file in pictures.items():
+                stem = _image_stem(name, step)
+                # MLflow shows the second in grids, and the first enlarged.
+                (folder / f"{stem}.webp").write_bytes(file)
+                (folder / f"{stem}+compressed.webp").write_bytes(file)
+        self.set_tags({_HAS_IMAGES_TAG: "True"})
 
     def log_files(self, folder: Path, artifact_path: str) -> None:
         """Log every file of a folder."""
@@ -237,13 +267,14 @@ def parent_run(name: str) -> Iterator[Run]:
 
 
 @contextmanager
-def stage_run(stage: str, role: str, key: str) -> Iterator[Run]:
+def stage_run(stage: str, role: str, key: str, name: str = "") -> Iterator[Run]:
     """Open a child run for a stage; it ends FINISHED only if the block does.
 
     Args:
         stage: The kind of work, e.g. "train".
-        role: What its product is to the pipeline, e.g. "student"; names the run.
+        role: What its product is to the pipeline, e.g. "student".
         key: Of the product.
+        name: Of the run; "" makes one of role and key.
 
     Raises:
         InputError: the store is away, and is not back in time for the run to begin.
@@ -251,7 +282,7 @@ def stage_run(stage: str, role: str, key: str) -> Iterator[Run]:
     """
     parent = {"mlflow.parentRunId": _process.active[-1]} if _process.active else {}
     tags = {KEY_TAG: key, STAGE_TAG: stage, ROLE_TAG: role, **parent}
-    begin = store.begin_run(_process.experiment, f"{role} {key[:6]}", tags)
+    begin = store.begin_run(_process.experiment, name or f"{role} {key[:6]}", tags)
     with _open(partial(_process.outbox.patiently, begin), is_watched=True) as run:
         yield run
 
@@ -366,6 +397,14 @@ def _end(run_id: str, status: str) -> None:
     _process.outbox.send(run_id, end)
 
 
+def _image_stem(name: str, step: int) -> str:
+    """Return what the names of a picture's files begin with, as MLflow reads them."""
+    # Its own log_image writes PNGs, and under a random name: twice if it is delivered twice.
+    key = re.sub(r"[^\w\-. ~]", "_", name.replace("/", "~"), flags=re.ASCII)[:_LONGEST_IMAGE_KEY]
+    identity = hashlib.blake2b(f"{step} {name}".encode(), digest_size=8).hexdigest()
+    return f"{key}+step+{step}+timestamp+{int(time.time() * 1000)}+{identity}"
+
+
 def deliver_left() -> list[Delivered]:
     """Deliver what dead processes have left for the store, and end their runs."""
     return _process.outbox.deliver_left()
@@ -386,6 +425,12 @@ def describe(done: Delivered) -> str:
 def metric_steps(run_id: str, name: str) -> dict[int, float]:
     """Return {step: value} of a metric of a run."""
     return _process.outbox.patiently(lambda: store.metric_steps(run_id, name))
+
+
+def page_of(run_id: str) -> str:
+    """Return the link to a run's page, for descriptions in the same store."""
+    experiment = _process.outbox.patiently(lambda: store.experiment_of(run_id))
+    return f"#/experiments/{experiment}/runs/{run_id}"
 
 
 def find_finished(key: str) -> str | None:

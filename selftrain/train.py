@@ -63,6 +63,8 @@ def train(
     for row in training.history:
         _log(run, row)  # the run of the interrupted attempt is not this one
         _tell(on_dev, row, config)  # it may have ended before it could say so
+    for number, pictures in training.examples.drawn.items():
+        run.log_images(pictures, step=number)
     batches = EpochBatches()
     loader = make_loader(
         SegmentationDataset(
@@ -89,6 +91,7 @@ def train(
                 is_last = epoch.number + 1 == config.epochs  # measured when all is done
                 if data.dev and not is_last and (epoch.number + 1) % config.eval_every == 0:
                     row |= _dev_metrics(training.measure_dev())
+                    run.log_images(training.draw_dev(epoch.number), step=epoch.number)
                 with signals.deferred():
                     _end_epoch(training, row, folder)
                     pace.begin()
@@ -190,7 +193,11 @@ def _finish(training: Training, matrix: ConfusionMatrix, folder: Path, run: trac
         names = training.data.reader.classes.names
         per_class = {f"dev/IoU/{name}": iou for name, iou in zip(names, matrix.iou(), strict=True)}
         training.history[-1] |= _dev_metrics(matrix)
-        run.log_metrics(_dev_metrics(matrix) | per_class, step=training.config.epochs - 1)
+        last = training.config.epochs - 1
+        run.log_metrics(_dev_metrics(matrix), step=last)
+        # Without a step: MLflow then draws bars, side by side for the runs that are compared.
+        run.log_metrics(per_class)
+        run.log_images(training.draw_dev(last), step=last)
         run.log_figure(confusion_figure(matrix.matrix, names), "dev_confusion.png")
     seconds = sum(row["train/epoch_seconds"] for row in training.history)
     run.log_metrics({"train/seconds": seconds})

@@ -36,6 +36,7 @@ from selftrain.epochs import (
     require_shares,
 )
 from selftrain.errors import InputError
+from selftrain.examples import Examples
 from selftrain.inference import Predictor, score
 from selftrain.losses import weigh_classes
 from selftrain.machine import count_workers
@@ -103,6 +104,9 @@ class Training:
             network, config, machine, self.device, class_weights=self._class_weights()
         )
         self.history: History = []
+        self.examples = Examples(
+            data.dev, data.reader, epochs=config.epochs, every=config.eval_every
+        )
         self.next_epoch = 0
         self.begun: Begun | None = None
         """Of the next epoch, once it has begun."""
@@ -141,6 +145,7 @@ class Training:
             "optimizer": self.engine.optimizer.state_dict(),
             "average": self.engine.average.state_dict() if self.engine.average else None,
             "history": self.history,
+            "examples": self.examples.state(),
             "next_epoch": self.next_epoch,
             "begun": begun
             and {
@@ -168,6 +173,8 @@ class Training:
                 self.engine.average.load_state_dict(state["average"])
             self.history = list(state["history"])
             self.next_epoch = int(state["next_epoch"])
+            # Not in one that was written before they were drawn.
+            self.examples.load_state(state.get("examples", {}), next_epoch=self.next_epoch)
             begun = state["begun"]
             if begun is not None:
                 watch = Watch(self.device)
@@ -347,16 +354,22 @@ class Training:
 
     def measure_dev(self) -> ConfusionMatrix:
         """Score the result on dev, whole images, single scale; an empty dev gives zeros."""
-        network = self.engine.result().eval()
         # The ranks' batch statistics may differ by rounding; rank 0's are the ones that are kept.
-        distributed.share(network.buffers())
-        predictor = Predictor(network, self.device, precision=self.machine.precision)
+        distributed.share(self.engine.result().buffers())
         return score(
-            predictor,
+            self._predictor(),
             self.data.dev,
             self.data.reader,
             workers=count_workers(self.machine),
         )
+
+    def draw_dev(self, epoch: int) -> Mapping[str, bytes]:
+        """Draw a few dev frames as the result labels them after an epoch; see `Examples`."""
+        return self.examples.draw(self._predictor(), epoch)
+
+    def _predictor(self) -> Predictor:
+        network = self.engine.result().eval()
+        return Predictor(network, self.device, precision=self.machine.precision)
 
     def save(self, folder: Path) -> None:
         """Write the result, as it is by now."""

@@ -39,6 +39,8 @@ TESTED_ELSEWHERE = {
     "labels.py": "one number",
     "locks.py": "test_stage.py, integration/test_same_stage.py",
     "passwords.py": "test_security.py, test_tracking.py",
+    "presentation.py": "test_pipeline.py",
+    "saved_views.py": "integration/test_browser.py",
     "sources.py": "test_datasets.py",
     "store_address.py": "test_tracking.py, bad_input/test_stores.py, test_doctor.py",
     "store.py": "test_tracking.py, bad_input/test_stores.py",

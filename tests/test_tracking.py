@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -22,6 +23,7 @@ from selftrain import delivery, signals, store, tracking
 from selftrain.data.sample import ClassTable
 from selftrain.errors import InputError, Stopped, Terminated
 from selftrain.passwords import hide_passwords
+from selftrain.pictures import encode_webp
 from selftrain.spool import Message
 from selftrain.tracking import SILENT, Run, parent_run, stage_run, trial_run
 
@@ -200,6 +202,34 @@ def test_the_machine_is_watched_while_a_stage_works(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("connected")
+def test_pictures_of_a_step_are_filed_as_mlflow_files_its_own(tmp_path: Path) -> None:
+    file = encode_webp(np.zeros((4, 6, 3), np.uint8), quality=80)
+    with stage_run("train", "teacher", "k") as run:
+        run.log_images({"dev/1 a+b": file, "dev/2 ä%": file}, step=7)
+        MlflowClient().log_image(run.run_id, np.zeros((4, 6, 3), np.uint8), key="dev/own", step=7)
+    names = {it.path for it in MlflowClient().list_artifacts(run.run_id, "images")}
+    form = r"images/dev~(.+)\+step\+7\+timestamp\+\d{13}\+[0-9a-f-]+(\+compressed)?\.(webp|png)"
+    found = [re.fullmatch(form, name) for name in names]
+    assert None not in found
+    keys = sorted(it[1] for it in found if it)
+    assert keys == ["1 a_b", "1 a_b", "2 __", "2 __", "own", "own"]
+    path = MlflowClient().download_artifacts(run.run_id, min(names), str(tmp_path))
+    assert Path(path).read_bytes() == file
+    assert mlflow.get_run(run.run_id).data.tags["mlflow.loggedImages"] == "True"
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_run_is_described_and_has_a_page() -> None:
+    with stage_run("train", "teacher", "k", "a name") as run:
+        run.describe(["first", "", "second"])
+    found = mlflow.get_run(run.run_id)
+    assert found.info.run_name == "a name"
+    assert found.data.tags["mlflow.note.content"] == "first\n\nsecond"
+    page = tracking.page_of(run.run_id)
+    assert page == f"#/experiments/{found.info.experiment_id}/runs/{run.run_id}"
+
+
+@pytest.mark.usefixtures("connected")
 def test_a_deleted_run_is_not_found() -> None:
     with stage_run("train", "teacher", "k") as run:
         pass
@@ -216,6 +246,8 @@ def test_a_silent_run_logs_nothing(tmp_path: Path) -> None:
     SILENT.log_text("a", "a.txt")
     SILENT.log_json({}, "a.json")
     SILENT.log_picture(np.zeros((4, 4, 3), np.uint8), "a.png")
+    SILENT.log_images({"a": b"a"}, step=0)
+    SILENT.describe(["a"])
     SILENT.log_files(tmp_path, "a")
     SILENT.log_dataset(["a"], name="a", digest="a", context="a")
     SILENT.log_model(tmp_path)

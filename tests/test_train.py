@@ -8,7 +8,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -105,6 +105,49 @@ def test_an_interrupted_training_ends_like_an_uninterrupted_one(
     fit(tiny, data, cut, values)
     assert (cut / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
     pd.testing.assert_frame_equal(history(cut), history(whole))
+
+
+@dataclass(frozen=True)
+class Album(Run):
+    """A run that keeps the pictures, and may stop the training behind those of a step."""
+
+    stops_at: int = -1
+    pictures: dict[int, dict[str, bytes]] = field(default_factory=dict)
+
+    def log_images(self, pictures: Mapping[str, bytes], step: int) -> None:
+        assert step not in self.pictures
+        self.pictures[step] = dict(pictures)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if step == self.stops_at:
+            raise KeyboardInterrupt
+
+
+def test_the_pictures_of_an_interrupted_training_are_those_of_an_uninterrupted_one(
+    tiny: Config, data: TrainingData, tmp_path: Path
+) -> None:
+    values: dict[str, Scalar] = {"epochs": 3, "eval_every": 1}
+    whole, first, second = Album(""), Album("", stops_at=1), Album("")
+    fit(tiny, data, tmp_path / "whole", values, whole)
+    assert list(whole.pictures) == [0, 1, 2]
+    assert whole.pictures[0].keys() == whole.pictures[2].keys() != set()
+    assert whole.pictures[0] != whole.pictures[2]
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny, data, tmp_path / "cut", values, first)
+    assert list(first.pictures) == [0, 1]
+    fit(tiny, data, tmp_path / "cut", values, second)  # another run: it gets all of them, once
+    assert second.pictures == whole.pictures
+
+
+def test_pictures_change_nothing_in_the_network_and_are_not_part_of_it(
+    tiny: Config, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values: dict[str, Scalar] = {"epochs": 3, "eval_every": 1}
+    drawn = fit(tiny, data, tmp_path / "drawn", values)
+    monkeypatch.setattr(Training, "draw_dev", lambda self, epoch: {})
+    plain = fit(tiny, data, tmp_path / "plain", values)
+    assert (drawn / WEIGHTS).read_bytes() == (plain / WEIGHTS).read_bytes()
+    assert {path.name for path in drawn.iterdir()} == {path.name for path in plain.iterdir()}
 
 
 STOPPING: dict[str, Scalar] = {
