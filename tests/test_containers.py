@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]  # comes with mlflow
-from compose import COMPOSE, CUDA, REPOSITORY, services
+from compose_file import COMPOSE, CUDA, REPOSITORY, services
 
 from selftrain.__main__ import ACTIONS
 from selftrain.command_line import parse
@@ -54,7 +54,7 @@ def test_the_image_is_made_of_files_that_are_there_and_of_no_others() -> None:
     assert {"selftrain", "experiments", "pyproject.toml", "hatch_build.py"} <= set(copied)
     assert [name for name in copied if not (REPOSITORY / name).exists()] == []
     assert [name for name in copied if not reaches_the_daemon(name)] == []
-    for name in ("outputs/x", "mlflow.db", ".git/config", ".env", "tests/compose.py"):
+    for name in ("outputs/x", "mlflow.db", ".git/config", ".env", "tests/compose_file.py"):
         assert not reaches_the_daemon(name)
 
 
@@ -165,7 +165,8 @@ def compose_program() -> list[str]:
 def config(files: list[Path], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Call `docker compose config`, which reads the files and needs no daemon."""
     names = [word for path in files for word in ("-f", str(path))]
-    kept = {name: value for name, value in os.environ.items() if name != "POSTGRES_PASSWORD"}
+    ours = ("POSTGRES_PASSWORD", "PYTHONPATH")  # docker-compose may be a Python program
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
     return subprocess.run(
         [*compose_program(), *names, "config"],
         cwd=REPOSITORY,

@@ -142,6 +142,7 @@ def test_a_training_runs_on_all_gpus_of_all_machines_which_meet_at_the_first(
     assert ran.config.machine.processes == 4
     assert options("train")["ntasks-per-node"] == "1"
     told = {name: value for name, value in ran.environment.items() if name.startswith("PET_")}
+    assert int(told.pop("PET_SHUTDOWN_TIMEOUT")) < int(options("train")["signal"].partition("@")[2])
     assert told == {
         "PET_NNODES": "2",
         "PET_RDZV_ID": "1234567",

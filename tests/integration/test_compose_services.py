@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import optuna
 import psycopg
 import pytest
-from compose import REPOSITORY, services
+from compose_file import REPOSITORY, services
 from miniature import TINY, flags
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -28,10 +28,10 @@ from optuna.trial import TrialState
 from postgres import USER, started_postgres
 
 TRIALS = 4
-SECONDS = 200
+SECONDS = 600
 """After which a service counts as hung."""
 PASSWORD = "hush-4711"
-SERVICES = services({"POSTGRES_PASSWORD": PASSWORD, "TRIALS": str(TRIALS)})
+SERVICES = services({"POSTGRES_PASSWORD": PASSWORD, "TRIALS": str(TRIALS), "MLFLOW_WORKERS": "1"})
 
 
 @dataclass(frozen=True)
