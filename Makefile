@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: setup demo test test-gpu torture check format ui tables clean
+.PHONY: setup demo test test-gpu torture check format ui tables dist clean
 
 setup: $(VENV)/installed
 
@@ -44,6 +44,9 @@ ui: setup
 
 tables: setup
 	$(BIN)/python -m analysis.splice README.md
+
+dist: setup
+	$(BIN)/uv build --quiet --clear
 
 clean:
 	rm -rf outputs mlruns mlartifacts mlflow.db .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,8 +10,10 @@ Cost: shared with table 6, whose networks these are.
 Paper: tree and vegetation, road and sidewalk, wall and fence.
 """
 
-from experiments.table6_per_class import STUDY as TABLE_6
 from selftrain.study import Study
+
+# Relative, because a wheel has these files in another place.
+from .table6_per_class import STUDY as TABLE_6
 
 STUDY = Study(
     title="Figure 4. Confusions that the student repairs",

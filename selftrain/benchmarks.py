@@ -24,16 +24,21 @@ def _all(values: Values) -> dict[str, Scalar]:
     }
 
 
-def _shared(path: str) -> Path:
-    """Return a path below the folder `shared` beside the checkout, as seen from where we are."""
+def _shared(path: str) -> Path | None:
+    """Return a path below the folder `shared` beside the checkout, as seen from where we are.
+
+    An installed package lies in no checkout: then there is none.
+    """
     checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / "MLproject").is_file():
+        return None
     return Path(os.path.relpath(checkout.parent / "shared" / path))
 
 
 def _mobilenet_start() -> str:
     """Return the start for MobileNetV2: the file beside the checkout, else torchvision's."""
     path = _shared("weights/mobilenet_v2_imagenet.pth")
-    return str(path) if path.exists() else "IMAGENET1K_V1"
+    return str(path) if path is not None and path.exists() else "IMAGENET1K_V1"
 
 
 def _scenes() -> dict[str, Scalar]:
@@ -69,7 +74,7 @@ def _camvid() -> dict[str, Scalar]:
     return {
         "data.dataset": "camvid",
         "data.tile": 180,
-        "machine.data_root": _shared("data/camvid"),
+        "machine.data_root": _shared("data/camvid") or "data/camvid",
         **_all(
             {
                 "network.backbone": "mobilenet_v2",

@@ -5,10 +5,9 @@ A name with a dot is a knob. A name without one only chooses between `Cases`.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import TypeAlias
 
+from selftrain import experiment_files
 from selftrain.errors import InputError
 from selftrain.knobs import Scalar, override
 
@@ -58,9 +57,7 @@ Space: TypeAlias = Mapping[str, Choice | Cases | Uniform | LogUniform | Whole]
 
 def space_names() -> list[str]:
     """Return the names of the sweeps in `experiments/`."""
-    package = import_module("experiments")
-    names = (it.name for it in iter_modules(package.__path__) if not it.ispkg)
-    return sorted(name for name in names if name.startswith("sweep"))
+    return [name for name in experiment_files.names() if name.startswith("sweep")]
 
 
 def load_space(name: str) -> Space:
@@ -71,7 +68,7 @@ def load_space(name: str) -> Space:
     """
     if name not in (names := space_names()):
         raise InputError(f"sweep.name = {name} is no sweep; there are {', '.join(names)}.")
-    found: Space = import_module(f"experiments.{name}").SPACE
+    found: Space = experiment_files.load(name).SPACE
     return found
 
 

@@ -6,13 +6,11 @@ by their keys. What an arm has reached is a run of its own, from which `analysis
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from itertools import product
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Literal
 
-from selftrain import distributed, progress, tracking
+from selftrain import distributed, experiment_files, progress, tracking
 from selftrain.benchmarks import benchmark
 from selftrain.config import Config
 from selftrain.errors import InputError, Unavailable
@@ -99,9 +97,7 @@ class Study:
 
 def study_names() -> list[str]:
     """Return the names of the studies in `experiments/`."""
-    package = import_module("experiments")
-    names = (it.name for it in iter_modules(package.__path__) if not it.ispkg)
-    return sorted(name for name in names if not name.startswith("sweep"))
+    return [name for name in experiment_files.names() if not name.startswith("sweep")]
 
 
 def load_study(name: str) -> Study:
@@ -112,7 +108,7 @@ def load_study(name: str) -> Study:
     """
     if name not in (names := study_names()):
         raise InputError(f"study.name = {name} is no study; there are {', '.join(names)}.")
-    found = import_module(f"experiments.{name}").STUDY
+    found = experiment_files.load(name).STUDY
     if not isinstance(found, Study):
         raise TypeError(f"experiments/{name}.py has no STUDY")
     return found

@@ -55,6 +55,15 @@ def test_camvid_lies_beside_the_checkout_wherever_the_command_is_given(
     )
 
 
+def test_outside_of_a_checkout_camvid_lies_below_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selftrain.benchmarks.__file__", str(tmp_path / "selftrain/benchmarks.py"))
+    config = benchmark("camvid")
+    assert config.machine.data_root == Path("data/camvid")
+    assert config.teacher.network.backbone_weights == "IMAGENET1K_V1"
+
+
 def test_an_unknown_benchmark_names_those_there_are() -> None:
     with pytest.raises(InputError, match=r"no benchmark kamvid; there are scenes, scenes_abroad"):
         benchmark("kamvid")

@@ -5,14 +5,17 @@ What these run here is no training but a `selftrain` of a few lines in the curre
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from selftrain.launch import needs_launch
+from selftrain.errors import InputError
+from selftrain.launch import launch, needs_launch
 
 REPOSITORY = Path(__file__).parents[1]
 LAUNCH = "import sys; from selftrain.launch import launch; sys.exit(launch(sys.argv[1:], 2))"
@@ -35,16 +38,25 @@ time.sleep(600)
 """
 
 
-def start(program: str, folder: Path, *words: str) -> subprocess.Popen[str]:
-    """Launch two processes of a program that calls itself selftrain."""
-    (folder / "selftrain").mkdir()
+def start(
+    program: str, folder: Path, *words: str, machines: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Launch two processes of a program that calls itself selftrain.
+
+    Args:
+        program: Its code.
+        folder: Where it runs.
+        words: Of its command line.
+        machines: Variables that say on which machines it runs; None: on this one.
+    """
+    (folder / "selftrain").mkdir(exist_ok=True)
     (folder / "selftrain" / "__init__.py").touch()
     (folder / "selftrain" / "__main__.py").write_text(program)
     kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.Popen(
         [sys.executable, "-P", "-c", LAUNCH, *words],  # -P: this process takes the true selftrain
         cwd=folder,
-        env={**kept, "PYTHONPATH": str(REPOSITORY), "MLFLOW_RUN_ID": "the-run"},
+        env={**kept, "PYTHONPATH": str(REPOSITORY), "MLFLOW_RUN_ID": "the-run", **(machines or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -57,8 +69,11 @@ def test_only_a_command_that_is_alone_and_wants_company_launches(
     monkeypatch.delenv("RANK", raising=False)
     assert needs_launch(2)
     assert not needs_launch(1)
+    monkeypatch.setenv("PET_NNODES", "2")  # one process on each of two machines
+    assert needs_launch(1)
     monkeypatch.setenv("RANK", "0")
     assert not needs_launch(2)
+    assert not needs_launch(1)
 
 
 def test_every_process_runs_the_command_with_its_share_of_the_cores(tmp_path: Path) -> None:
@@ -128,3 +143,44 @@ def test_processes_have_time_to_keep_what_they_have_unless_the_user_gives_them_l
     output, _ = started.communicate(timeout=300)
     assert started.returncode == 128 + signal.SIGTERM, output
     assert len(list(tmp_path.glob("kept?"))) == (2 if are_kept else 0)
+
+
+def test_the_same_command_on_two_machines_is_one_of_four_processes(tmp_path: Path) -> None:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    machines = {
+        "PET_NNODES": "2",
+        "PET_RDZV_ENDPOINT": f"127.0.0.1:{port}",
+        "PET_RDZV_ID": "the-job",
+        "PET_LOCAL_ADDR": "127.0.0.1",  # this machine plays both, and may not know its own name
+    }
+    both = [start(TELL, tmp_path, "student", machines=machines) for _ in range(2)]
+    for started in both:
+        output, _ = started.communicate(timeout=120)
+        assert started.returncode == 0, output
+    told = [(tmp_path / f"rank{rank}").read_text().split() for rank in range(4)]
+    assert [words[0] for words in told] == ["4"] * 4
+    assert [words[1] for words in told] == ["0", "1", "0", "1"]
+    assert {words[-1] for words in told} == {"student"}
+
+
+def test_machines_that_do_not_know_where_to_meet_are_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PET_NNODES", "2")
+    monkeypatch.delenv("PET_RDZV_ENDPOINT", raising=False)
+    with pytest.raises(InputError, match=r"several machines, but PET_RDZV_ENDPOINT does not say"):
+        launch(["student"], 1)
+
+
+def test_machines_that_do_not_meet_are_told_where_they_should(tmp_path: Path) -> None:
+    machines = {
+        "PET_NNODES": "2",
+        "PET_RDZV_ENDPOINT": "127.0.0.1:0",  # at any port, of which the other knows nothing
+        "PET_RDZV_CONF": "join_timeout=2",
+        "PET_LOCAL_ADDR": "127.0.0.1",
+    }
+    output, _ = start(TELL, tmp_path, "student", machines=machines).communicate(timeout=120)
+    assert "The 2 machines did not meet at 127.0.0.1:0" in output
+    assert not list(tmp_path.glob("rank?"))
