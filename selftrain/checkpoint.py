@@ -150,7 +150,8 @@ def load_network(folder: Path, device: torch.device) -> tuple[SegmentationNetwor
     """Build the network that `save_network` wrote, in evaluation mode.
 
     Raises:
-        InputError: a file is missing or damaged, or the weights are another network's.
+        InputError: a file is missing or damaged, or the weights are another network's or hold NaN
+            or infinity.
     """
     card = load_card(folder)
     network = build_network(
@@ -178,8 +179,8 @@ def load_start(network: SegmentationNetwork, folder: Path, classes: Sequence[str
         Whether the classifier was taken over.
 
     Raises:
-        InputError: the folder holds no network, or one of another architecture; the parameters
-            that do not fit are named.
+        InputError: the folder holds no network, or one of another architecture or with NaN or
+            infinity; the parameters that do not fit are named.
     """
     card = load_card(folder)
     weights = read_weights(folder)

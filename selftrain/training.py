@@ -41,6 +41,7 @@ from selftrain.losses import weigh_classes
 from selftrain.machine import count_workers
 from selftrain.metrics import ConfusionMatrix
 from selftrain.models import build_network
+from selftrain.models.weights import name_some, not_finite
 from selftrain.prefetch import prefetch
 
 History = list[dict[str, float]]
@@ -287,6 +288,23 @@ class Training:
             "train/images_per_second": crops_seen / seconds,
             "train/epoch_seconds": seconds,
         }
+
+    def require_finite_network(self, epoch: Epoch) -> None:
+        """Stop behind an epoch that has left a network that answers nonsense.
+
+        Running statistics may become so without the loss, which does not read them.
+
+        Raises:
+            InputError: it holds NaN or infinity. All ranks raise it, and the checkpoint before is
+                as it was.
+        """
+        if broken := not_finite(self.engine.result().state_dict()):
+            raise InputError(
+                f"After epoch {epoch.number} there is NaN or infinity in {len(broken)} of the "
+                f"network's tensors ({name_some(broken)}): lower optim.lr = "
+                f"{self.config.optim.lr:g}, clip gradients by optim.clip_norm = "
+                f"{self.config.optim.clip_norm:g}, or set machine.precision to fp32."
+            )
 
     def _begin(self, epoch: Epoch) -> Begun:
         """Begin an epoch, or go on with one that a restored state has begun."""

@@ -82,6 +82,21 @@ def test_the_weights_of_another_network_are_refused(folder: Path, tmp_path: Path
         load_network(folder, CPU)
 
 
+def test_a_network_that_would_answer_nonsense_is_refused_by_the_names_of_its_tensors(
+    folder: Path,
+) -> None:
+    """Of NaN the likeliest class is the first: pictures of road everywhere, and no error."""
+    network, card = load_network(folder, CPU)
+    name = next(name for name in network.state_dict() if name.endswith("running_var"))
+    network.get_buffer(name)[0] = torch.nan
+    save_network(folder, network, card)
+    with pytest.raises(InputError, match=rf"{WEIGHTS} .*NaN or infinity in 1 .*\({name}\)"):
+        load_network(folder, CPU)
+    other, _ = load_network(random_network(folder.parent / "other", CLASSES), CPU)
+    with pytest.raises(InputError, match=rf"NaN or infinity in 1 .*\({name}\)"):
+        load_start(other, folder, CLASSES.names)
+
+
 def test_an_unknown_network_on_the_card_is_named(folder: Path) -> None:
     card = json.loads((folder / CARD).read_text())
     (folder / CARD).write_text(json.dumps({**card, "network": "unet"}))

@@ -400,6 +400,29 @@ def test_the_checkpoint_before_a_divergence_stays_usable(
     assert (tmp_path / "cut" / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
 
 
+def test_statistics_that_are_no_numbers_end_a_training_whose_loss_does_not_show_it(
+    tiny: Config, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values: dict[str, Scalar] = {"epochs": 2, "eval_every": 2}
+    whole = fit(tiny, data, tmp_path / "whole", values)
+    step = Engine.step
+
+    def spoil_the_second_epoch(engine: Engine, *given: Any, lr: float, **how: Any) -> Any:
+        found = step(engine, *given, lr=lr, **how)
+        if lr < tiny.student.optim.lr * 0.5:
+            norm = next(it for it in engine.network.modules() if isinstance(it, nn.BatchNorm2d))
+            norm.get_buffer("running_var")[0] = torch.inf
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "step", spoil_the_second_epoch)
+        with pytest.raises(InputError, match=r"After epoch 1 .*running_var\): lower optim\.lr"):
+            fit(tiny, data, tmp_path / "cut", values)
+    assert not (tmp_path / "cut" / CARD).exists()
+    fit(tiny, data, tmp_path / "cut", values)
+    assert (tmp_path / "cut" / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+
+
 def test_a_damaged_checkpoint_is_named(tiny: Config, data: TrainingData, tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).write_bytes(b"PK\x03\x04 half")
     with pytest.raises(InputError, match=rf"{CHECKPOINT} is damaged: delete it"):

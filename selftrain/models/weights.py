@@ -1,6 +1,6 @@
 """Pretrained backbone weights: from torchvision, or from a file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -32,8 +32,9 @@ def load_backbone_weights(backbone: nn.Module, backbone_name: str, source: str) 
 
     Raises:
         InputError: There is no such weights name or file, it cannot be fetched or read, or its
-            tensors are not the backbone's; the classifier and the batch counters of batch
-            normalisation may be absent or too many. The backbone is then unchanged.
+            tensors are not the backbone's or hold NaN or infinity; the classifier and the batch
+            counters of batch normalisation may be absent or too many. The backbone is then
+            unchanged.
     """
     if source == "none":
         return
@@ -67,14 +68,32 @@ def load_fitting(module: nn.Module, weights: Mapping[str, Tensor], refusal: str)
         refusal: How the sentence begins that lists the tensors that do not fit.
 
     Raises:
-        InputError: Tensors are missing, too many or of another shape. The module is unchanged.
+        InputError: Tensors are missing, too many, of another shape, or hold NaN or infinity: with
+            them a network answers nonsense without a word. The module is unchanged.
     """
     if faults := _differences(weights, module.state_dict()):
         raise InputError(f"{refusal}: " + "; ".join(faults))
     try:
+        if broken := not_finite(weights):
+            raise InputError(
+                f"{refusal}: NaN or infinity in {len(broken)} of its tensors "
+                f"({name_some(broken)}); take other weights, or train them again"
+            )
         module.load_state_dict(weights, strict=False)
     except RuntimeError as error:  # of a kind that cannot be copied: sparse, quantized, ...
         raise InputError(f"{refusal}: its tensors are not plain numbers") from error
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that hold NaN or infinity, in order."""
+    # Their sum would be faster, but of large numbers it is infinite itself.
+    return sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all())
+
+
+def name_some(names: Sequence[str]) -> str:
+    """List the first `NAMED` names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
@@ -144,6 +163,5 @@ def _differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
     for fault, tensors in groups.items():
         tensors = sorted(it for it in tensors if "num_batches_tracked" not in it)
         if tensors:
-            more = f" and {len(tensors) - NAMED} more" if len(tensors) > NAMED else ""
-            faults.append(f"{len(tensors)} {fault}: {', '.join(tensors[:NAMED])}{more}")
+            faults.append(f"{len(tensors)} {fault}: {name_some(tensors)}")
     return faults

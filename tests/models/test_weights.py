@@ -95,6 +95,20 @@ def test_every_mismatch_is_named_and_nothing_is_loaded(
     assert_unchanged(backbone, before)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers_are_named_and_nothing_is_loaded(
+    value: float, backbone: MobileNetV2, published: dict[str, Tensor], tmp_path: Path
+) -> None:
+    broken = {name: tensor.clone() for name, tensor in published.items()}
+    broken["features.0.1.running_var"][3] = value
+    torch.save(broken, tmp_path / "broken.pth")
+    before = copy_of(backbone)
+    named = r"NaN or infinity in 1 of its tensors \(features\.0\.1\.running_var\); take other"
+    with pytest.raises(InputError, match=rf"broken\.pth .*{named}"):
+        load_backbone_weights(backbone, "mobilenet_v2", str(tmp_path / "broken.pth"))
+    assert_unchanged(backbone, before)
+
+
 def test_many_mismatches_are_counted(backbone: MobileNetV2, tmp_path: Path) -> None:
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match=r"255 missing: features\.0.* and 250 more"):
