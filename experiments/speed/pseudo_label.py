@@ -51,7 +51,7 @@ from selftrain import progress
 from selftrain.config import InferenceConfig, MachineConfig, PseudoLabelConfig
 from selftrain.data.centroids import tile_centroids
 from selftrain.data.digests import digest_file
-from selftrain.data.labelled_image import BIN_STARTS, count_confidence
+from selftrain.data.labelled_image import BIN_STARTS, count_confidence, encode_map
 from selftrain.data.manifest import KINDS, MANIFEST, ManifestWriter
 from selftrain.data.pseudo_labels import PseudoLabelSet
 from selftrain.data.reader import Reader
@@ -224,14 +224,11 @@ def _time_encoding(
     def each(work: Callable[[LabelledImage], object]) -> float:
         return 1000 * median_seconds(lambda: [work(it) for it in items], ROUNDS) / len(items)
 
-    def png(array: NDArray[np.uint8]) -> object:
-        return cv2.imencode(".png", array, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-
     classes = form.num_classes
     record: dict[str, object] = {
         "all_ms": each(lambda it: keep_image(folder / "kept", 0, 0, it, form)),
-        "label_png_ms": each(lambda it: png(it.label)),
-        "confidence_png_ms": each(lambda it: png(it.confidence)),
+        "label_png_ms": each(lambda it: encode_map(it.label)),
+        "confidence_png_ms": each(lambda it: encode_map(it.confidence)),
         "histogram_ms": each(lambda it: count_confidence(it.label, it.confidence, classes)),
         "centroids_ms": each(lambda it: tile_centroids(it.label, num_classes=classes, tile=TILE)),
         "digest_ms": each(lambda it: digest_file(it.sample.image)),

@@ -92,7 +92,7 @@ def encode_image(item: LabelledImage, form: ShardForm) -> tuple[dict[str, Any], 
         **_describe(item, seen, form),
     }
     maps = [item.label, stored, item.soft_classes, item.soft_probabilities]
-    return row, [b"" if array is None else _encode(array) for array in maps]
+    return row, [b"" if array is None else encode_map(array) for array in maps]
 
 
 def _check_item(item: LabelledImage, num_classes: int) -> None:
@@ -154,7 +154,8 @@ def count_confidence(
     return count_values([label, np.asarray(bins, dtype=np.uint8)], [num_classes, len(BIN_STARTS)])
 
 
-def _encode(array: NDArray[np.uint8]) -> bytes:
+def encode_map(array: NDArray[np.uint8]) -> bytes:
+    """Return a map (H, W), or (H, W, 3) in RGB, as the PNG that a shard holds."""
     if array.ndim == 3:
         array = np.ascontiguousarray(array[..., ::-1])  # OpenCV writes the last as red
     ok, png = cv2.imencode(".png", array, _PNG)

@@ -15,6 +15,7 @@ from selftrain.data.labelled_image import (
     LabelledImage,
     count_confidence,
     encode_image,
+    encode_map,
 )
 from selftrain.data.manifest import KINDS
 from selftrain.data.quarter import enlarge, shrink
@@ -56,6 +57,14 @@ def test_maps_come_back_as_they_were(item: LabelledImage) -> None:
     assert (row["name"], row["height"], row["width"]) == ("drive/1", *item.label.shape)
     assert row["image_digest"] == digest_file(item.sample.image)
     assert len(KINDS) == 4
+
+
+def test_the_pictures_of_an_image_are_its_encoded_maps(item: LabelledImage) -> None:
+    """Those that `experiments/speed/pseudo_label.py` times are those that are stored."""
+    classes, probabilities = soft_maps(item.label.shape)
+    soft = replace(item, soft_classes=classes, soft_probabilities=probabilities)
+    maps = [item.label, item.confidence, classes, probabilities]
+    assert encode_image(soft, FORM)[1] == [encode_map(array) for array in maps]
 
 
 def test_soft_labels_are_red_where_they_are_likeliest(item: LabelledImage) -> None:
