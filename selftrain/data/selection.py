@@ -6,6 +6,9 @@ read, and another selection needs no other labels. The steps, in this order:
 1. images: those with the highest mean confidence or agreement;
 2. pixels: for each class the lowest confidence that counts, from the histograms of these images;
 3. images of which no pixel is kept, or fewer than `min_pixels`, then leave. The levels stay.
+
+Kept pixels are counted in the histograms: exactly where a level begins a bin. Where it lies inside
+one, that bin's pixels count in part, and so an image may stay whose only ones lie below the level.
 """
 
 import math
@@ -84,7 +87,7 @@ def select(
         images: By what the images are chosen; the mean confidence is taken at the bins' middles.
         images_share: Share of the N images that is taken, above 0 to 1; at least one is. Of
             images that score alike the first is taken.
-        min_pixels: Least kept pixels of an image.
+        min_pixels: Least kept pixels of an image, as exact as `Selection.kept_pixels`.
         agreement: (N,), NaN where it was not measured; for images = agreement.
         real_pixels: (K,) pixels of the real labels; for dars.
 

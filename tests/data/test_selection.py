@@ -96,6 +96,13 @@ def test_within_a_bin_the_pixels_are_counted_as_evenly_spread() -> None:
     assert selection.kept_pixels.tolist() == [61, 6, 0]
 
 
+def test_an_image_may_stay_for_pixels_of_the_bin_that_the_threshold_cuts() -> None:
+    """Whether they reach it, the histogram does not say; where a bin begins, it does."""
+    counts = np.stack([image({255: 9}, {}, {}), image({96: 9}, {}, {})])
+    assert select(counts, threshold=98 / 255).rows.tolist() == [0, 1]
+    assert select(counts, threshold=104 / 255).rows.tolist() == [0]
+
+
 @given(histograms, shares)
 def test_cbst_keeps_the_share_of_each_class_and_less_than_a_bin_more(
     counts: Histograms, share: float
