@@ -52,6 +52,10 @@ FOLDER = "audit"
 WORST = 12
 """Images that are shown for the least agreement, and for the least accuracy."""
 
+_NOT_MEASURED = (
+    "not measured, so that confidence alone speaks for these labels: label with "
+    "pseudo_label.agreement = flip or snapshots, or by several teachers"
+)
 _LABELS_NOTE = "Image, pseudo label, confidence."
 
 
@@ -199,6 +203,8 @@ def _list_numbers(
     if images["agreement"].notna().any():
         meaning = "mean over the images of the mean IoU between the labels and those of the judges"
         numbers.append(("agreement", _fixed(_mean(images["agreement"])), meaning))
+    elif quality is None:
+        numbers.append(("agreement", "-", _NOT_MEASURED))
     if quality is not None:
         found = summarise_quality(labels.card["classes"], quality)
         wrong = 1 - found["labels/accuracy"]

@@ -110,6 +110,14 @@ def test_without_asking_no_true_label_is_opened(
         measure_once(labels.folder, blind, READER, SILENT)
 
 
+def test_without_labels_and_agreement_the_page_names_the_knob_that_measures_it(
+    labels: PseudoLabelSet, splits: Splits, run: Logged, measured: Logged
+) -> None:
+    log_audit(labels, splits, READER, run, real_pixels=REAL)
+    assert "label with pseudo_label.agreement = flip or snapshots" in run.page
+    assert "pseudo_label.agreement" not in measured.page
+
+
 def test_the_audit_says_how_frequent_classes_are(
     labels: PseudoLabelSet, splits: Splits, store: str, tmp_path: Path
 ) -> None:
