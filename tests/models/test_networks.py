@@ -80,6 +80,49 @@ def test_features_have_the_stated_strides(
     assert deep.shape == (1, features.deep_channels, *(-(-side // output_stride) for side in size))
 
 
+def stages(backbone: Backbone) -> list[list[nn.Module]]:
+    """Return the blocks of the four stages, in order, with what makes features coarser first."""
+    if isinstance(backbone, ResNet):
+        return [list(backbone.get_submodule(f"layer{n}").children()) for n in range(1, 5)]
+    parts = list(backbone.get_submodule("features").children())
+    if isinstance(backbone, MobileNetV2):
+        return [parts[1:4], parts[4:7], parts[7:14], parts[14:18]]
+    return [[parts[n], *parts[n + 1].children()] for n in (0, 2, 4, 6)]
+
+
+@pytest.mark.parametrize(
+    ("output_stride", "strides", "dilations"),
+    [
+        # Of each stage: the dilation where it begins, and behind that. A convolution that gave up
+        # its stride still sees features at the old spacing.
+        (8, [4, 8, 8, 8], [(1, 1), (1, 1), (1, 2), (2, 4)]),
+        (16, [4, 8, 16, 16], [(1, 1), (1, 1), (1, 1), (1, 2)]),
+        (32, [4, 8, 16, 32], [(1, 1), (1, 1), (1, 1), (1, 1)]),
+    ],
+)
+@pytest.mark.parametrize("name", sorted(set(BACKBONES) - {"wide_resnet38", "swin_t"}))
+def test_stages_have_the_stride_and_the_receptive_dilation_of_the_output_stride(
+    name: str, output_stride: int, strides: list[int], dilations: list[tuple[int, int]]
+) -> None:
+    """WideResNet38's are in test_wide_resnet.py; Swin-T has no dilation."""
+    found: list[int] = []
+
+    def note_stride(block: nn.Module, given: object, features: Tensor) -> None:
+        found.append(128 // features.shape[-1])
+
+    with torch.device("meta"):
+        backbone = build_backbone(name, output_stride).eval()
+        for blocks in stages(backbone):
+            blocks[-1].register_forward_hook(note_stride)
+        backbone(torch.zeros(1, 3, 64, 128))
+    assert found == strides
+    for blocks, (entering, inside) in zip(stages(backbone), dilations, strict=True):
+        convs = [it for block in blocks for it in block.modules() if isinstance(it, nn.Conv2d)]
+        first, *rest = [conv.dilation for conv in convs if conv.kernel_size != (1, 1)]
+        assert first == (entering, entering)
+        assert set(rest) == {(inside, inside)}
+
+
 @pytest.mark.parametrize(("backbone", "output_stride"), CHOICES)
 @pytest.mark.parametrize("name", ["deeplabv3plus", "pspnet", "linear"])
 def test_every_network_gives_logits_of_an_odd_image(
