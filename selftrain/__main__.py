@@ -14,7 +14,6 @@ from selftrain.checkpoint import CARD, NETWORK
 from selftrain.command_line import parse
 from selftrain.config import Config
 from selftrain.data.digests import digest_samples
-from selftrain.data.pseudo_labels import PseudoLabelSet
 from selftrain.errors import InputError, Terminated, printable
 from selftrain.evaluate import read_metrics
 from selftrain.export import export
@@ -92,7 +91,9 @@ def _inspect(pipeline: Pipeline, run: tracking.Run) -> None:
     """Show what a set of pseudo labels holds, and draw one of its images."""
     config = pipeline.config.inspect_pseudo_labels
     with tempfile.TemporaryDirectory() as temporary:
-        labels = PseudoLabelSet.open(_find_set(config.labels, Path(temporary)), verify=True)
+        labels = inspection.open_set(
+            _find_set(config.labels), Path(temporary), image=config.image, verify=config.verify
+        )
         progress.say(inspection.describe(labels))
         if config.image != "none":
             pool = {sample.name: sample for sample in pipeline.data.splits.unlabelled}
@@ -101,8 +102,8 @@ def _inspect(pipeline: Pipeline, run: tracking.Run) -> None:
                 progress.say(f"written: {path}")
 
 
-def _find_set(name: str, temporary: Path) -> Path:
-    """Return the folder of a set named as a folder, a run id, or an MLflow URI."""
+def _find_set(name: str) -> Path | str:
+    """Return where a set lies that is named as a folder, a run id, or an MLflow URI."""
     if is_folder(name):
         return Path(name)
     if name == "none":
@@ -111,7 +112,7 @@ def _find_set(name: str, temporary: Path) -> Path:
         name = f"runs:/{tracking.finished(name).run_id}"
     if name.startswith("runs:/") and name.count("/") == 1:
         name += f"/{PRODUCT}"
-    return tracking.download(name, temporary)
+    return name
 
 
 def _finetune(pipeline: Pipeline, run: tracking.Run) -> None:

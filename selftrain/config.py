@@ -486,6 +486,8 @@ class InspectConfig:
     """Name of an image to draw: the label as a palette PNG, the label over it, the confidence."""
     output: Path = Path("inspected")
     """Folder for what is drawn."""
+    verify: bool = False
+    """Fetch and read all of the set, not the image's shard alone, and compare its digests."""
 
 
 @dataclass(frozen=True, kw_only=True)

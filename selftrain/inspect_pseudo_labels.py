@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from selftrain import tracking
 from selftrain.data.digests import digest_file
+from selftrain.data.manifest import MANIFEST
 from selftrain.data.pseudo_labels import PseudoLabelSet
 from selftrain.data.reader import Reader
 from selftrain.data.sample import ClassTable, Sample
-from selftrain.data.shards import BIN_STARTS
+from selftrain.data.shards import BIN_STARTS, CARD
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
 from selftrain.pictures import encode_png, overlay
@@ -24,7 +26,43 @@ _COLUMNS = 80
 _LONGEST_NAME = 36
 _SURE = 230
 """The lowest 8-bit confidence that is at least 0.9."""
-_SAID_ELSEWHERE = {"classes", "colors", "images", "shards", "format_version"}
+_SAID_ELSEWHERE = {"classes", "colors", "images", "class_pixels", "shards", "format_version"}
+
+
+def open_set(
+    place: Path | str, temporary: Path, *, image: str = "none", verify: bool = False
+) -> PseudoLabelSet:
+    """Open a set with as much of it as is looked at.
+
+    Its card and manifest say all but what one image is like, and a set of 20,000 frames has
+    gigabytes: no other shard than the image's is fetched or read.
+
+    Args:
+        place: Folder of the set, or its URI in the tracking store.
+        temporary: Folder into which a set from the store is fetched.
+        image: Name of the image whose shard is wanted; "none", or one that the set lacks: no shard.
+        verify: Fetch and read all of the set, and compare it with its digests.
+
+    Raises:
+        InputError: it cannot be fetched, or what is fetched is no whole set.
+    """
+
+    def fetch(file: str) -> Path:
+        if isinstance(place, Path):
+            return place / file
+        return tracking.download(f"{place}/{file}", temporary)
+
+    if verify:
+        whole = place if isinstance(place, Path) else tracking.download(place, temporary)
+        return PseudoLabelSet.open(whole, verify=True)
+    folder = fetch(CARD).parent
+    fetch(MANIFEST)
+    labels = PseudoLabelSet.open(folder, shards=())
+    if image not in labels.rows:
+        return labels
+    shard = labels.manifest["shard"][labels.rows[image]].as_py()
+    fetch(shard)
+    return PseudoLabelSet.open(folder, shards=(shard,), verify=True)
 
 
 def describe(labels: PseudoLabelSet) -> str:

@@ -99,7 +99,9 @@ def test_every_knob_on_the_page_is_one() -> None:
 def test_the_card_has_what_the_page_says(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", labelled_images(tmp_path / "images"))
     card = json.loads((folder / "card.json").read_text())
-    assert {"classes", "colors", "format_version", "images", "shards"} <= set(card)
+    said = {"classes", "colors", "format_version", "images", "class_pixels", "shards"}
+    assert said <= set(card)
+    assert [name for name in said if f"`{name}`" not in PAGE] == []
     assert {frozenset(shard) for shard in card["shards"].values()} == {
         frozenset({"bytes", "digest"})
     }

@@ -17,7 +17,7 @@ from selftrain.data.pseudo_labels import PseudoLabelSet
 from selftrain.data.quarter import enlarge, shrink
 from selftrain.data.shards import LabelledImage, finish
 from selftrain.errors import InputError
-from selftrain.inspect_pseudo_labels import describe, draw
+from selftrain.inspect_pseudo_labels import describe, draw, open_set
 from selftrain.stage import PRODUCT
 
 
@@ -198,6 +198,30 @@ def test_a_name_that_leads_out_of_the_output_is_refused(
         draw(stray, "../drive", None, tmp_path / "out")
 
 
+def test_the_shard_of_the_image_is_compared_with_its_digest_and_others_on_demand(
+    labels: PseudoLabelSet, tmp_path: Path
+) -> None:
+    shard = labels.folder / "shard-00001.zip"
+    data = bytearray(shard.read_bytes())
+    data[40] ^= 1
+    shard.write_bytes(data)
+    opened = open_set(labels.folder, tmp_path, image="drive/1")  # in the other shard
+    assert describe(opened) == describe(labels)
+    for how in ({"image": "drive/4"}, {"verify": True}):
+        with pytest.raises(InputError, match=r"shard-00001\.zip .*its digest is another"):
+            open_set(labels.folder, tmp_path, **how)
+
+
+def scratch(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def files(labels: PseudoLabelSet) -> set[str]:
+    """Return the files of a set that are there, but for the rows of single shards."""
+    return {it.name for it in labels.folder.iterdir() if not it.match("shard-*.parquet")}
+
+
 @pytest.mark.usefixtures("store")
 def test_a_set_opens_as_it_comes_from_the_artifact_store(
     labels: PseudoLabelSet, items: list[LabelledImage], tmp_path: Path
@@ -207,8 +231,14 @@ def test_a_set_opens_as_it_comes_from_the_artifact_store(
         run.log_files(labels.folder, PRODUCT)
     before = describe(labels)
     shutil.rmtree(labels.folder)
-    fetched = tracking.download(f"runs:/{run.run_id}/{PRODUCT}", tmp_path / "fetched")
-    found = PseudoLabelSet.open(fetched, verify=True)
+    uri = f"runs:/{run.run_id}/{PRODUCT}"
+    found = open_set(uri, scratch(tmp_path / "whole"), verify=True)
+    assert files(found) == {"card.json", "manifest.parquet", *map(str, found.card["shards"])}
+    found = open_set(uri, scratch(tmp_path / "card"))
+    assert files(found) == {"card.json", "manifest.parquet"}
+    assert describe(found).splitlines()[1:] == before.splitlines()[1:]
+    found = open_set(uri, scratch(tmp_path / "one"), image="drive/4")
+    assert files(found) == {"card.json", "manifest.parquet", "shard-00001.zip"}
     assert describe(found).splitlines()[1:] == before.splitlines()[1:]
     path, *_ = draw(found, "drive/4", None, tmp_path / "out")
     with Image.open(path) as picture:

@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,19 +30,23 @@ class PseudoLabelSet:
 
     folder: Path
     card: Mapping[str, Any]
-    """`card.json`: what `finish` was given, and format_version, images, shards."""
+    """`card.json`: what `finish` was given, and format_version, images, class_pixels (not in older
+    sets) and shards."""
     manifest: pa.Table
     """The rows of `manifest.parquet`, each column in one piece."""
     rows: Mapping[str, int]
     """Name of an image -> its row in the manifest."""
 
     @classmethod
-    def open(cls, folder: Path, *, verify: bool = False) -> "PseudoLabelSet":
+    def open(
+        cls, folder: Path, *, verify: bool = False, shards: Collection[str] | None = None
+    ) -> "PseudoLabelSet":
         """Open a set and check what can be checked without reading its shards.
 
         Args:
             folder: Of the set.
             verify: Read the shards too, and compare their digests.
+            shards: Files of those that are checked; the others need not be there. None: all.
 
         Raises:
             InputError: the set is not finished, is of another version, or does not fit together:
@@ -52,7 +56,7 @@ class PseudoLabelSet:
         manifest = read_rows(folder / MANIFEST)
         num_classes = len(card["classes"])
         _check_lists(folder, manifest, num_classes)
-        _check_shards(folder, manifest, card["shards"], verify=verify)
+        _check_shards(folder, manifest, card["shards"], among=shards, verify=verify)
         if card.get("images", manifest.num_rows) != manifest.num_rows:
             raise InputError(
                 f"{folder / MANIFEST} has {manifest.num_rows} images, but {CARD} lists "
@@ -239,9 +243,22 @@ def _check_lists(folder: Path, manifest: pa.Table, num_classes: int) -> None:
 
 
 def _check_shards(
-    folder: Path, manifest: pa.Table, shards: Mapping[str, Mapping[str, Any]], *, verify: bool
+    folder: Path,
+    manifest: pa.Table,
+    shards: Mapping[str, Mapping[str, Any]],
+    *,
+    among: Collection[str] | None,
+    verify: bool,
 ) -> None:
-    """Raise InputError unless each byte range of the manifest lies in a shard of this folder."""
+    """Raise InputError unless each byte range of the manifest lies in a shard of this folder.
+
+    Args:
+        folder: Of the set.
+        manifest: Its rows.
+        shards: What its card says of them.
+        among: Files that are looked at; None: all.
+        verify: Compare their digests too.
+    """
     coded = manifest["shard"].chunk(0).dictionary_encode()
     names, of_row = coded.dictionary.to_pylist(), np.asarray(coded.indices)
     ends = np.zeros(len(names), dtype=np.int64)
@@ -258,6 +275,8 @@ def _check_shards(
             )
         np.maximum.at(ends, of_row, offset + length)
     for name, end in zip(names, ends.tolist(), strict=True):
+        if among is not None and name not in among:
+            continue
         path, listed = folder / name, shards.get(name, {})
         size = path.stat().st_size if path.is_file() else -1
         if size < end or size != listed.get("bytes"):

@@ -25,7 +25,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from selftrain.data.digests import digest_file
 from selftrain.data.labelled_image import BIN_STARTS, LabelledImage, ShardForm, encode_image
@@ -205,10 +209,12 @@ def finish(folder: Path, *, num_shards: int, card: Mapping[str, object]) -> None
             f"{unfinished[:10]}: run the stage again."
         )
     manifest, names, shards = ManifestWriter(), Counter[str](), {}
+    pixels = np.zeros(len(cast(list[str], card["classes"])), dtype=np.int64)
     for index in range(num_shards):
         rows = read_rows(_rows_path(folder, index))
         manifest.extend(rows)
         names.update(rows["name"].to_pylist())
+        pixels += _class_pixels(rows, len(pixels), _rows_path(folder, index))
         path = _shard_path(folder, index)
         shards[path.name] = {
             "bytes": path.stat().st_size,
@@ -223,10 +229,22 @@ def finish(folder: Path, *, num_shards: int, card: Mapping[str, object]) -> None
         **card,
         "format_version": FORMAT_VERSION,
         "images": names.total(),
+        "class_pixels": pixels.tolist(),
         "shards": shards,
     }
     write_atomically(folder / MANIFEST, manifest.finish())
     write_atomically(folder / CARD, (json.dumps(whole, indent=2) + "\n").encode())
+
+
+def _class_pixels(rows: pa.Table, num_classes: int, path: Path) -> NDArray[np.int64]:
+    """Return the pixels of each class in a shard, by its rows, which were read from `path`."""
+    pixels = np.asarray(rows["class_pixels"].chunk(0).flatten())
+    if len(pixels) != rows.num_rows * num_classes:
+        raise InputError(
+            f"{path} counts the pixels of other classes than the {num_classes} of the set: delete "
+            "it, and run the stage again."
+        )
+    return np.asarray(pixels.reshape(rows.num_rows, num_classes).sum(axis=0))
 
 
 def is_shard_whole(path: Path, digest: str) -> bool:

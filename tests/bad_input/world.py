@@ -131,14 +131,13 @@ class World:
         return Path(shutil.copytree(self.stock.labels, self.folder / "labels"))
 
     def inspect(self) -> list[str]:
-        """Return the command that reads the set of pseudo labels in this folder."""
-        return self.scenes(
-            "inspect_pseudo_labels",
-            **{
-                "inspect_pseudo_labels.labels": self.folder / "labels",
-                "inspect_pseudo_labels.output": self.folder / "inspected",
-            },
-        )
+        """Return the command that reads all of the set of pseudo labels in this folder."""
+        values: dict[str, Scalar] = {
+            "inspect_pseudo_labels.labels": self.folder / "labels",
+            "inspect_pseudo_labels.output": self.folder / "inspected",
+            "inspect_pseudo_labels.verify": True,
+        }
+        return self.scenes("inspect_pseudo_labels", **values)
 
     def _command(self, stage: str, data: dict[str, Scalar], values: dict[str, Scalar]) -> list[str]:
         places: dict[str, Scalar] = {"machine.outputs": self.folder / "outputs"}

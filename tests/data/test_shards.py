@@ -213,9 +213,24 @@ def test_the_card_says_who_made_the_set_and_what_is_in_it(folder: Path) -> None:
     card = json.loads((folder / "card.json").read_text())
     assert card["teacher"] == "train-0123"
     assert card["format_version"] == 2
-    assert card["images"] == len(PseudoLabelSet.open(folder)) == IMAGES
+    labels = PseudoLabelSet.open(folder)
+    assert card["images"] == len(labels) == IMAGES
+    assert card["class_pixels"] == labels.class_pixels().tolist()
+    assert sum(card["class_pixels"]) > 0
     sizes = {name: shard["bytes"] for name, shard in card["shards"].items()}
     assert sizes == {path.name: path.stat().st_size for path in sorted(folder.glob("*.zip"))}
+
+
+def test_a_set_of_before_the_card_had_class_pixels_opens(folder: Path) -> None:
+    card = json.loads((folder / "card.json").read_text())
+    del card["class_pixels"]
+    (folder / "card.json").write_text(json.dumps(card))
+    assert len(PseudoLabelSet.open(folder, verify=True)) == IMAGES
+
+
+def test_rows_of_other_classes_make_no_set(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"parquet counts .* other classes than the 2 .* delete"):
+        finish(folder, num_shards=2, card={**CARD, "classes": ["road", "car"]})
 
 
 def test_shards_are_written_by_themselves(tmp_path: Path, items: list[LabelledImage]) -> None:
