@@ -7,17 +7,18 @@ in turns, and the plan's steps are summed. A schedule's `speedup` is the sum of 
 own; `area_limit` is what it would be if a step took time by its pixels alone; `paper` is
 Table 4's.
 
-As a check one schedule, and `constant` beside it, are then trained for real for a few short epochs,
-each epoch of the one after the same of the other: `speedup` there is by the clock, `planned` the
-same from the timed steps. Crops come from a raw cache in memory, so that the loader is not
-the limit; neither is there a dev score or a checkpoint in the times.
+As a check the network is then trained for real for a few short epochs under each schedule, under
+one with warm-up and `constant_pixels`, and under `constant`, an epoch of one after the same of the
+other: `speedup` there is by the clock, `planned` the same from the timed steps. Crops come from a
+raw cache in memory, so that the loader is not the limit; neither is there a dev score or a
+checkpoint in the times.
 
     python -m experiments.speed.crop_schedules [--record results/speed/crop_schedules_cpu.json]
 
-Cost: 4 minutes on 2 CPU cores (DeepLabV3+ on MobileNetV2, crop 192, batch 4); on CUDA (ResNeXt50,
-crop 800, batch 16) not measured. Expected: speed-ups from 1.5 to the area's limit, 1.8 and, with
-warm-up, 1.65: a small crop's step has costs that do not shrink with it, of which `constant_pixels`
-saves some.
+Cost: not measured since the check trains six arms, on 2 CPU cores (DeepLabV3+ on MobileNetV2, crop
+192, batch 4) or on CUDA (ResNeXt50, crop 800, batch 16). Expected: speed-ups from 1.5 to the area's
+limit, 1.8 and, with warm-up, 1.65: a small crop's step has costs that do not shrink with it, of
+which `constant_pixels` saves some.
 """
 
 import argparse
@@ -72,8 +73,6 @@ class Setting:
     check_steps: int
     """Steps of an epoch of the check, at full size: so many that the wait for the first batch,
     which every epoch has, does not show."""
-    checked: str = "coarse2fine_plus"
-    """Schedule that is trained for real."""
     check_epochs: int = 9
     workers: int = -1
 
@@ -138,6 +137,13 @@ ARMS = (
     ),
 )
 
+CHECKED = (
+    CONSTANT,
+    *(Arm(schedule=schedule) for schedule in SCHEDULES if schedule != "constant"),
+    Arm(schedule="coarse2fine_plus", warm_up=WARM_UP, constant_pixels=True),
+)
+"""Arms that are trained for real."""
+
 Kind = tuple[int, int]
 """Crop size and batch: what the time of a step depends on."""
 
@@ -173,35 +179,42 @@ def time_steps(training: Training, plan: Sequence[Epoch], seconds: float) -> dic
     return {(size, batch): ways[f"{size} {batch}"].seconds for size, batch in kinds}
 
 
-def check(training: Training, setting: Setting, steps: dict[Kind, float]) -> dict[str, object]:
-    """Train one schedule and `constant` for real, epoch by epoch in turns."""
-    arms = {"constant": CONSTANT, setting.checked: Arm(schedule=setting.checked)}
+def plan_check(setting: Setting) -> dict[Arm, list[Epoch]]:
+    """Return the short epochs of the arms that are trained for real."""
     images = setting.check_steps * setting.batch
-    plans = {
-        name: arm.plan(setting, epochs=setting.check_epochs, images=images)
-        for name, arm in arms.items()
-    }
+    return {arm: arm.plan(setting, epochs=setting.check_epochs, images=images) for arm in CHECKED}
+
+
+def check(training: Training, setting: Setting, steps: dict[Kind, float]) -> dict[str, object]:
+    """Train the arms for real, epoch by epoch in turns.
+
+    Returns:
+        The epochs and their crops, and under each arm's name its `seconds`, `speedup`, what was
+        `planned`, and `area_limit`.
+    """
+    plans = plan_check(setting)
     feed = Feed(training)
     # The workers start here, before the clock.
-    warm_up = replace(plans["constant"][0], steps=1)
+    warm_up = replace(plans[CONSTANT][0], steps=1)
     time_epoch(training, feed.start(warm_up), warm_up)
     seconds = dict.fromkeys(plans, 0.0)
     for number in range(setting.check_epochs):
-        for name, plan in plans.items():
+        for arm, plan in plans.items():
             epoch = plan[number]
-            seconds[name] += time_epoch(training, feed.start(epoch), epoch)
-    planned = {name: total_seconds(plan, steps) for name, plan in plans.items()}
-    sizes = [epoch.crop_size for epoch in plans[setting.checked]]
-    return {
-        "schedule": setting.checked,
+            seconds[arm] += time_epoch(training, feed.start(epoch), epoch)
+    planned = {arm: total_seconds(plan, steps) for arm, plan in plans.items()}
+    found: dict[str, object] = {
         "epochs": setting.check_epochs,
-        "crops_of_an_epoch": images,
-        "constant_s": seconds["constant"],
-        "schedule_s": seconds[setting.checked],
-        "speedup": seconds["constant"] / seconds[setting.checked],
-        "planned": planned["constant"] / planned[setting.checked],
-        "area_limit": expected_speedup(sizes, setting.crop),
+        "crops_of_an_epoch": setting.check_steps * setting.batch,
     }
+    for arm, plan in plans.items():
+        found[arm.name] = {
+            "seconds": seconds[arm],
+            "speedup": seconds[CONSTANT] / seconds[arm],
+            "planned": planned[CONSTANT] / planned[arm],
+            "area_limit": expected_speedup([epoch.crop_size for epoch in plan], setting.crop),
+        }
+    return found
 
 
 def measure(folder: Path, setting: Setting) -> dict[str, object]:
@@ -214,7 +227,7 @@ def measure(folder: Path, setting: Setting) -> dict[str, object]:
     Returns:
         Crops a second (`images_per_s`) and seconds of a whole epoch (`epoch_s`) by "size x batch";
         for each schedule the hours of the planned training, speed-up, its limit by area and
-        the paper's; and the check.
+        the paper's; and under "check" what `check` found.
     """
     reader = scenes_reader()
     samples = write_scenes(folder / "frames", crop=setting.crop)
@@ -230,13 +243,15 @@ def measure(folder: Path, setting: Setting) -> dict[str, object]:
     )
     plans = {arm: arm.plan(setting, epochs=EPOCHS, images=IMAGES) for arm in ARMS}
     epochs = {kind_of(epoch): epoch for plan in plans.values() for epoch in plan}
-    steps = time_steps(training, list(epochs.values()), setting.seconds)
-    constant = total_seconds(plans[CONSTANT], steps)
+    # Of an epoch as short as the check's, the largest batches may be cut.
+    checked = [epoch for plan in plan_check(setting).values() for epoch in plan]
+    steps = time_steps(training, [*epochs.values(), *checked], setting.seconds)
+    constant, kinds = total_seconds(plans[CONSTANT], steps), sorted(epochs, reverse=True)
     record: dict[str, object] = {
         "what": f"{setting.network}: {EPOCHS} epochs of {IMAGES} crops, full size {setting.crop}",
         "device": device_name(setting.device),
-        "images_per_s": {f"{s} x {b}": b / steps[s, b] for s, b in steps},
-        "epoch_s": {f"{s} x {b}": steps[s, b] * epochs[s, b].steps for s, b in steps},
+        "images_per_s": {f"{s} x {b}": b / steps[s, b] for s, b in kinds},
+        "epoch_s": {f"{s} x {b}": steps[s, b] * epochs[s, b].steps for s, b in kinds},
     }
     for arm, plan in plans.items():
         seconds = total_seconds(plan, steps)
@@ -255,7 +270,6 @@ def _parse() -> tuple[Setting, Path | None]:
     parser.add_argument("--crop", type=int, help="side of the full crops in pixels")
     parser.add_argument("--batch", type=int, help="crops of a step at full size")
     parser.add_argument("--seconds", type=float, help="for timing the steps")
-    parser.add_argument("--checked", choices=SCHEDULES[1:], help="schedule to train for real")
     parser.add_argument("--check-epochs", type=int)
     parser.add_argument("--check-steps", type=int, help="of an epoch of the check")
     parser.add_argument("--workers", type=int, help="of the loader; default: as in a training")
