@@ -17,6 +17,8 @@ from selftrain.progress import Output
 
 __all__ = ["leaf_types", "parse", "split_output"]
 
+ALIASES = {"nproc": "machine.processes"}
+"""Other names of knobs: as torchrun calls it."""
 LONGEST = 4000
 """Characters of a value that is a text: a path can have no more."""
 _FIRST_WORD = {"lineage": "lineage.run"}
@@ -65,7 +67,7 @@ def parse(argv: Sequence[str], stages: Mapping[str, str]) -> tuple[str, Config]:
         argv: `STAGE --dotted.path value --dotted.path=value ...`, without the program's name. Of
             the stage's own knobs the first part may be left out: `predict --images DIR`. `lineage`
             takes its run as a word of its own. `--pool` names the unlabelled images: as
-            `data.pool` does, or by their folder.
+            `data.pool` does, or by their folder; `--nproc` is `--machine.processes`.
         stages: Name of each stage -> one line about it.
 
     Raises:
@@ -124,6 +126,7 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
 
 def _full_path(path: str, stage: str, known: Mapping[str, object]) -> str:
     """Return the whole path of a knob that may be named as the stage's own."""
+    path = ALIASES.get(path, path)
     own = f"{stage}.{path}"
     section = own.rpartition(".")[0] + "."
     # A misspelt knob of a group of the stage's own is compared with that group's.

@@ -1,4 +1,4 @@
-"""One command, several processes: `machine.processes` above 1 starts torchrun.
+"""One command, several processes: `machine.processes`, or `nproc`, above 1 starts torchrun.
 
 The command starts itself again in each process. These inherit the environment: under `mlflow run`
 the first of them adopts the run that MLflow has made (MLFLOW_RUN_ID), and the others log nothing.

@@ -52,8 +52,8 @@ def train(
         Stopped: by `on_dev`, which is told the epochs done and the mIoU of each measurement on
             dev but the last, those before an interruption included; the checkpoint stays.
         Terminated: a signal asks to end; what is done is in the checkpoint, but for a step.
-        InputError: a loss is no number, the checkpoint is damaged or another training's, or a
-            process that reads images was killed.
+        InputError: a loss or the network is no number, the checkpoint is damaged or another
+            training's, or a process that reads images was killed.
     """
     training = Training(config, data, machine)
     saved = checkpoint.load_checkpoint(folder, training.device)
@@ -139,6 +139,7 @@ def _step_through(
             _keep(training, epoch, folder)
 
         row = training.train_epoch(epoch, batches, bar, look)
+    training.require_finite_network(epoch)  # before it is measured or kept
     return {"epoch": float(epoch.number), **row}
 
 

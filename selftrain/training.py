@@ -299,6 +299,23 @@ class Training:
             "train/epoch_seconds": seconds,
         }
 
+    def require_finite_network(self, epoch: Epoch) -> None:
+        """Stop behind an epoch that has left a network that answers nonsense.
+
+        Running statistics may become so without the loss, which does not read them.
+
+        Raises:
+            InputError: it holds NaN or infinity. All ranks raise it, and the checkpoint before is
+                as it was.
+        """
+        if broken := not_finite(self.engine.result().state_dict()):
+            raise InputError(
+                f"After epoch {epoch.number} there is NaN or infinity in {len(broken)} of the "
+                f"network's tensors ({name_some(broken)}): lower optim.lr = "
+                f"{self.config.optim.lr:g}, clip gradients by optim.clip_norm = "
+                f"{self.config.optim.clip_norm:g}, or set machine.precision to fp32."
+            )
+
     def _begin(self, epoch: Epoch) -> Begun:
         """Begin an epoch, or go on with one that a restored state has begun."""
         # Dropout draws from the global generator: start it anew, so that a resumed training

@@ -70,6 +70,13 @@ def test_a_pool_is_named_like_a_data_set_or_by_its_folder(tmp_path: Path) -> Non
         read("--pool", "nowhere")
 
 
+def test_nproc_is_short_for_processes() -> None:
+    assert read("--nproc", "4") == read("--machine.processes", "4")
+    assert read("--machine.processes=2", "--nproc=4").machine.processes == 4
+    with pytest.raises(InputError, match=r"machine\.processes = 'four' is not a whole number"):
+        read("--nproc=four")
+
+
 @pytest.mark.parametrize("text", ["true", "True", "TRUE"])
 def test_bools_take_a_value(text: str) -> None:
     config = read("--evaluate.inference.flip", text, "--pseudo_label.inference.flip", "False")

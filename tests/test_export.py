@@ -15,7 +15,7 @@ from selftrain.checkpoint import ModelCard, load_network, save_network
 from selftrain.errors import InputError
 from selftrain.export import CARD, ONNX, TORCH_EXPORT, export
 from selftrain.files import write_atomically
-from selftrain.models import SegmentationNetwork, build_network
+from selftrain.models import BACKBONES, NETWORKS, SegmentationNetwork, build_network
 
 onnxruntime = pytest.importorskip("onnxruntime")
 CPU = torch.device("cpu")
@@ -168,6 +168,31 @@ def test_every_kind_of_network_is_exported_for_any_size(
     written = export(tmp_path, tmp_path, format=format, height=45, width=70, dynamic=True)
     assert len(written) == (2 if format == "both" else 1)
     assert all(file.difference < 1e-4 for file in written)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("dynamic", [False, True], ids=["one size", "any size"])
+@pytest.mark.parametrize(
+    "names",
+    [FAST_SCNN, *((head, it) for head in NETWORKS if head != "fast_scnn" for it in BACKBONES)],
+    ids="-".join,
+)
+def test_each_of_the_22_networks_computes_the_same_in_both_formats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str], dynamic: bool
+) -> None:
+    """To 1e-4 of the largest logit, and to 1e-4 in the probabilities."""
+    network, _ = build(names)
+    monkeypatch.setattr(module, "load_network", lambda *_: build(names))
+    written = export(tmp_path, tmp_path, format="both", height=65, width=97, dynamic=dynamic)
+    asked = images(1, 3, 65, 97)
+    for file in written:
+        assert file.difference <= 1e-4
+        found = START[file.path.name](file.path)(asked)
+        with torch.inference_mode():
+            expected = network(asked)
+        difference = (found.softmax(1) - expected.softmax(1)).abs().max()
+        assert float(difference) <= 1e-4
+        assert found.argmax(1).ne(expected.argmax(1)).float().mean() < 1e-3
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torch_export"])

@@ -209,7 +209,7 @@ def test_the_shard_of_the_image_is_compared_with_its_digest_and_others_on_demand
     assert describe(opened) == describe(labels)
     for how in ({"image": "drive/4"}, {"verify": True}):
         with pytest.raises(InputError, match=r"shard-00001\.zip .*its digest is another"):
-            open_set(labels.folder, tmp_path, **how)  # type: ignore[arg-type]
+            open_set(labels.folder, tmp_path, **how)
 
 
 def scratch(folder: Path) -> Path:

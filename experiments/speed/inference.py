@@ -4,6 +4,9 @@ Asks each network, through `selftrain.inference.Predictor`, for the labels of on
 from pixels in memory to uint8 labels and confidences:
 
 - whole: the image as it is;
+- usual: likewise, as torchvision's references/segmentation/train.py evaluates: the normalised image
+  through the same network, eager, NCHW, fp32 (on CUDA as torch computes it by default), argmax, and
+  no confidence; `ours_over_usual` is whole over it;
 - flip: and its mirror image, averaged (how the teacher labels);
 - scales: at 0.5, 1 and 2 times its size;
 - window: in windows of 0.78 of its height, a third overlapping (800 pixels of 1024);
@@ -19,14 +22,22 @@ At the end, what a 4096x2048 image needs: the labels of one, each way in a proce
 
     python -m experiments.speed.inference [--record results/speed/inference.json]
 
-Cost: 6 minutes on 2 CPU cores.
-Expected: windows cost the share of pixels that they see twice, and hold less memory than the
-whole; a 4096x2048 image needs under 3 GB, also whole where the network is a small one.
+Cost: 6 minutes on 2 CPU cores. `--networks` takes any of the project's:
+
+    python -m experiments.speed.inference --record results/speed/inference.json --networks \
+        fast_scnn deeplabv3plus-mobilenet_v2 deeplabv3plus-resnet50 deeplabv3plus-resnet101 \
+        deeplabv3plus-resnext50_32x4d deeplabv3plus-wide_resnet38 deeplabv3plus-convnext_tiny \
+        deeplabv3plus-swin_t pspnet-resnet50 pspnet-resnet101 linear-convnext_tiny linear-swin_t
+
+Networks of an older record of the same machine stay in it, so that one can be measured again.
+Expected: ours faster than usual; windows cost the share of pixels that they see twice, and hold
+less memory than the whole; a 4096x2048 image needs under 3 GB, also whole where the network is a
+small one.
 """
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,7 +49,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.speed.measure import machine_facts, report
+from experiments.speed.measure import keep_others, machine_facts, report
 from experiments.speed.turns import (
     Product,
     Turn,
@@ -50,10 +61,11 @@ from experiments.speed.turns import (
     synchronize,
     take_turns,
 )
+from experiments.speed.usual_step import UsualLabels, require_equal
 from selftrain import progress
 from selftrain.checkpoint import on_device
 from selftrain.inference import Predictor
-from selftrain.models import BACKBONES, build_network
+from selftrain.models import BACKBONES, SegmentationNetwork, build_network
 
 CPU_NETWORKS = (
     "fast_scnn",
@@ -74,7 +86,7 @@ NUM_CLASSES = 19
 SCALES = (0.5, 1.0, 2.0)
 WINDOW = 800 / 1024
 """Side of the windows over the height of the image."""
-WAYS = ("whole", "flip", "scales", "window", "all")
+WAYS = ("whole", "usual", "flip", "scales", "window", "all")
 LARGE_WAYS = (
     ("fast_scnn", "whole"),
     ("deeplabv3plus-mobilenet_v2", "whole"),
@@ -109,7 +121,7 @@ def default_setting(device: torch.device) -> Setting:
 
 
 def how(way: str, size: int) -> dict[str, Any]:
-    """Return the arguments by which a `Predictor` goes this way."""
+    """Return the arguments by which a `Predictor` goes this way, which is not the usual one."""
     window = max(32, round(WINDOW * size))
     ways: dict[str, dict[str, Any]] = {
         "whole": {},
@@ -121,7 +133,7 @@ def how(way: str, size: int) -> dict[str, Any]:
     return ways[way]
 
 
-def build(network: str, device: torch.device) -> torch.nn.Module:
+def build(network: str, device: torch.device) -> SegmentationNetwork:
     """Build NAME-BACKBONE with random weights, as a trained one is loaded."""
     name, _, backbone = network.partition("-")
     backbone = backbone or BACKBONES[0]  # Fast-SCNN has none, and does not look
@@ -142,14 +154,14 @@ def measure_network(network: str, images: Tensor, setting: Setting) -> dict[str,
     peaks: dict[str, int] = {}
     flop: dict[str, float] = {}
     for way in setting.ways:
-        predictor = Predictor(asked, setting.device, **how(way, setting.size))
+        label = _labeller(way, asked, images, setting)
         before = held_bytes(setting.device)
         # The first call warms up; what is measured of it are its memory and its operations.
         counter = FlopCounterMode(display=False)
         with counter:
-            peaks[way] = peak_bytes(setting.device, partial(predictor.labels, images)) - before
+            peaks[way] = peak_bytes(setting.device, label) - before
         flop[way] = float(counter.get_total_flops())
-        turns[way] = partial(_label, predictor, images)
+        turns[way] = partial(_label, label, setting.device)
     product = Product(setting.device)
     product(1)
     ways = take_turns({**turns, "product": product}, seconds=setting.seconds)
@@ -160,16 +172,30 @@ def measure_network(network: str, images: Tensor, setting: Setting) -> dict[str,
         found[f"{way}_gflop"] = flop[way] / 1e9
         found[f"{way}_share_of_product"] = flop[way] / ways[way].seconds / most
         found[f"{way}_peak_gib"] = peaks[way] / 2**30
+    if {"whole", "usual"} <= set(setting.ways):
+        found["ours_over_usual"] = ways["usual"].seconds / ways["whole"].seconds
     return found
 
 
-def _label(predictor: Predictor, images: Tensor, times: int) -> float:
-    """Label the images so many times and return the seconds."""
-    synchronize(predictor.device)
+def _labeller(
+    way: str, network: SegmentationNetwork, images: Tensor, setting: Setting
+) -> Callable[[], object]:
+    """Return what labels the images in a way."""
+    if way != "usual":
+        predictor = Predictor(network, setting.device, **how(way, setting.size))
+        return partial(predictor.labels, images)
+    usual = UsualLabels(network, images)
+    require_equal(network, usual, images)
+    return usual.labels
+
+
+def _label(label: Callable[[], object], device: torch.device, times: int) -> float:
+    """Label so many times and return the seconds."""
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(times):
-        predictor.labels(images)
-    synchronize(predictor.device)
+        label()
+    synchronize(device)
     return time.perf_counter() - start
 
 
@@ -204,8 +230,9 @@ def measure(setting: Setting) -> dict[str, object]:
     Returns:
         Under each network's name the product's operations a second and, for each way, images a
         second, operations of an image (two for a multiplication and an addition; convolutions
-        and matrix products only), their share of the product, and GiB. Under the name, way and
-        size of a large image what `measure_large` found.
+        and matrix products only), their share of the product, and GiB; and how many times faster
+        than the usual way ours is. Under the name, way and size of a large image what
+        `measure_large` found.
     """
     images = _noise(setting.size)
     shape = images.shape
@@ -236,4 +263,4 @@ def _parse() -> tuple[Setting, Path | None]:
 
 if __name__ == "__main__":
     chosen, file = _parse()
-    report(measure(chosen), file)
+    report(keep_others(measure(chosen), file), file)

@@ -97,6 +97,30 @@ def machine_facts() -> dict[str, str]:
     }
 
 
+def keep_others(record: dict[str, object], path: Path | None) -> dict[str, object]:
+    """Add to a record what an older one in its file has measured of other networks.
+
+    So one network can be measured again, and the file keeps the others. Only where all is the same
+    that holds for a whole record: what was done, on which device, by which machine. An older record
+    of something else is replaced, and that is said.
+
+    Args:
+        record: Its dictionaries but "machine" are of a network each.
+        path: JSON file of the older one; None, or one that is not there: there is none.
+    """
+    if path is None or not path.exists():
+        return record
+    older: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    if _conditions(older) != _conditions(record):
+        print(f"{path} was made under other conditions: it is replaced", file=sys.stderr)
+        return record
+    return {**older, **record, "machine": record["machine"]}
+
+
+def _conditions(record: dict[str, object]) -> dict[str, object]:
+    return {k: v for k, v in record.items() if not isinstance(v, dict) or k == "machine"}
+
+
 def report(record: dict[str, object], path: Path | None) -> None:
     """Print a measurement as a table, and keep it if asked to.
 
@@ -119,7 +143,7 @@ def _flatten(record: dict[str, object]) -> dict[str, object]:
     flat: dict[str, object] = {}
     for name, value in record.items():
         if isinstance(value, dict):
-            flat |= {f"{name}.{inner}": it for inner, it in value.items()}
+            flat |= {f"{name}.{inner}": it for inner, it in _flatten(value).items()}
         else:
             flat[name] = value
     return flat

@@ -22,7 +22,8 @@ what the process held. Weights are random: they change neither.
     python -m experiments.speed.training_step [--record results/speed/training_step_cpu.json]
 
 Cost: 2 minutes a small network on 2 CPU cores. On a GPU half a minute of turns for each network,
-and the time to compile it; `--networks` and `--ways` make shorter runs of it.
+and the time to compile it; `--networks` and `--ways` make shorter runs of it. Networks of an older
+record of the same machine and crops stay in it, so that one can be measured again.
 Goal: ours faster than usual everywhere; end_to_end_share at least 0.95. On the CPU step and loader
 share the cores; the record was made with a core for each, so that what is measured is whether the
 step waits:
@@ -48,7 +49,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.speed.measure import machine_facts, report
+from experiments.speed.measure import keep_others, machine_facts, report
 from experiments.speed.turns import (
     Feed,
     Product,
@@ -321,4 +322,4 @@ def _parse() -> tuple[Setting, Path | None]:
 if __name__ == "__main__":
     chosen, file = _parse()
     with tempfile.TemporaryDirectory() as temporary:
-        report(measure(Path(temporary), chosen), file)
+        report(keep_others(measure(Path(temporary), chosen), file), file)

@@ -1,4 +1,4 @@
-"""A training step as torchvision's references/segmentation/train.py takes it."""
+"""A step and an evaluation as torchvision's references/segmentation/train.py does them."""
 
 import copy
 import time
@@ -63,15 +63,32 @@ class Usual:
         return loss.item()
 
 
+class UsualLabels:
+    """The labels of images as torchvision's reference finds them when it evaluates."""
+
+    def __init__(self, network: SegmentationNetwork, images: Tensor) -> None:
+        """Take a copy of the network; `images`, uint8, are normalised here once, as by a loader."""
+        self.device = network.pixel_mean.device
+        self.network = copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()
+        self.images = network.normalize(images.to(self.device)).cpu().contiguous()
+        self.network.normalize = _as_it_is  # type: ignore[method-assign]  # on this copy
+
+    @torch.inference_mode()
+    def labels(self) -> Tensor:
+        """Return the likeliest class (B, H, W) of the images: eager, NCHW, fp32."""
+        logits: Tensor = self.network(self.images.to(self.device))
+        return logits.argmax(1)
+
+
 def _as_it_is(images: Tensor) -> Tensor:
     return images
 
 
 @torch.inference_mode()
-def require_equal(network: nn.Module, usual: Usual, images: Tensor) -> None:
+def require_equal(network: nn.Module, usual: Usual | UsualLabels, images: Tensor) -> None:
     """Raise AssertionError unless both networks say the same of a batch, but for rounding."""
     device = usual.device
     ours = network.eval()(images.to(device))
     difference = ours - usual.network.eval()(usual.images.to(device))
     if difference.norm() > 0.01 * ours.norm():  # of TF32, 11 bits in each of many layers
-        raise AssertionError("ours and the usual way do not train the same network")
+        raise AssertionError("ours and the usual way do not have the same network")

@@ -176,6 +176,17 @@ def a_model_with_the_weights_of_another(world: World) -> Found:
     return world.predict(model), [str(model / "weights.safetensors"), "does not fit", "1 missing"]
 
 
+@case
+def a_model_of_weights_that_are_no_numbers(world: World) -> Found:
+    world.picture()
+    model = world.own_network()
+    weights = load_file(model / "weights.safetensors")
+    name = next(name for name in weights if name.endswith("running_var"))
+    weights[name][:] = torch.nan
+    save_file(weights, model / "weights.safetensors")
+    return world.predict(model), [str(model / "weights.safetensors"), "NaN or infinity", name]
+
+
 def card(changes: dict[str, object] | bytes, *words: str) -> Callable[[World], Found]:
     """Return a case with such a card beside whole weights."""
 

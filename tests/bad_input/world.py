@@ -132,14 +132,12 @@ class World:
 
     def inspect(self) -> list[str]:
         """Return the command that reads all of the set of pseudo labels in this folder."""
-        return self.scenes(
-            "inspect_pseudo_labels",
-            **{
-                "inspect_pseudo_labels.labels": self.folder / "labels",
-                "inspect_pseudo_labels.output": self.folder / "inspected",
-                "inspect_pseudo_labels.verify": True,
-            },
-        )
+        values: dict[str, Scalar] = {
+            "inspect_pseudo_labels.labels": self.folder / "labels",
+            "inspect_pseudo_labels.output": self.folder / "inspected",
+            "inspect_pseudo_labels.verify": True,
+        }
+        return self.scenes("inspect_pseudo_labels", **values)
 
     def _command(self, stage: str, data: dict[str, Scalar], values: dict[str, Scalar]) -> list[str]:
         places: dict[str, Scalar] = {"machine.outputs": self.folder / "outputs"}

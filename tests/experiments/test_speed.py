@@ -24,8 +24,9 @@ from experiments.speed import (
     training_step,
     turns,
 )
-from experiments.speed.measure import report
-from experiments.speed.usual_step import Usual, require_equal
+from experiments.speed.measure import keep_others, report
+from experiments.speed.usual_step import Usual, UsualLabels, require_equal
+from selftrain.inference import Predictor
 from selftrain.models import SegmentationNetwork, build_network
 from selftrain.schedules import SCHEDULES
 
@@ -266,7 +267,7 @@ def test_schedules_that_hold_the_same_sizes_cost_the_same(
         assert all(one == pytest.approx(other) for one, other in pairwise(hours))
 
 
-def test_crop_schedules_times_each_size_and_batch_and_checks_one_schedule(
+def test_crop_schedules_times_each_size_and_batch(
     schedules_record: dict[str, object],
 ) -> None:
     kinds = ["96 x 2", "64 x 2", "64 x 4", "40 x 2", "40 x 10"]
@@ -274,11 +275,22 @@ def test_crop_schedules_times_each_size_and_batch_and_checks_one_schedule(
         found = arm_record(schedules_record, table)
         assert sorted(found) == sorted(kinds)
         assert all(value > 0 for value in found.values())
-    checked = schedules_record["check"]
-    assert isinstance(checked, dict)
-    assert checked["speedup"] == checked["constant_s"] / checked["schedule_s"]
-    require_positive(checked, ["planned", "speedup", "area_limit"])
-    assert checked["area_limit"] == pytest.approx(3 * 96**2 / (40**2 + 64**2 + 96**2))
+
+
+def test_crop_schedules_trains_under_each_schedule_and_under_its_two_options_for_real(
+    schedules_record: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checked = arm_record(schedules_record, "check")
+    assert (checked["epochs"], checked["crops_of_an_epoch"]) == (3, 4)
+    optional = "coarse2fine_plus warm-up constant_pixels"
+    arms = {name: arm_record(dict(checked), name) for name in (*SCHEDULES, optional)}
+    for name, found in arms.items():
+        assert found["speedup"] == arms["constant"]["seconds"] / found["seconds"], name
+        require_positive(dict(found), ["planned", "speedup", "area_limit"])
+    for name in (*SCHEDULES[1:], optional):  # too short to be warmed up
+        assert arms[name]["area_limit"] == pytest.approx(3 * 96**2 / (40**2 + 64**2 + 96**2))
+    report(schedules_record, tmp_path / "record.json")
+    assert "check.fine2coarse.speedup" in capsys.readouterr().out
 
 
 def test_pseudo_label_records_each_way_beside_the_bare_forward(tmp_path: Path) -> None:
@@ -325,12 +337,41 @@ def test_inference_records_every_way_and_the_memory_of_a_large_image(
         require_positive(
             network, [f"{way}_images_per_s", f"{way}_gflop", f"{way}_share_of_product"]
         )
+    ratio = network["whole_images_per_s"] / network["usual_images_per_s"]
+    assert network["ours_over_usual"] == pytest.approx(ratio)
+    assert network["usual_gflop"] == network["whole_gflop"]
     # Windows of 50 pixels in 64 see more than the image; three scales and two sides, more again.
     assert network["whole_gflop"] < network["window_gflop"] < network["all_gflop"]
     # The probabilities alone are so large.
     assert 512 * 256 * 19 * 4 / 2**30 < large["peak_gib"] < 1
     report(record, tmp_path / "record.json")
     assert json.loads((tmp_path / "record.json").read_text()) == record
+
+
+def test_the_usual_labels_are_those_of_the_same_network() -> None:
+    network = tiny_network().eval()
+    images, _ = turns.synthetic_batch(64, 2, 19, CPU)
+    usual = UsualLabels(network, images)
+    require_equal(network, usual, images)
+    ours, _ = Predictor(network, CPU).labels(images)
+    assert (usual.labels() == ours).float().mean() > 0.999
+    with pytest.raises(AssertionError, match="same network"):
+        require_equal(tiny_network(seed=1), usual, images)
+
+
+def test_a_network_that_is_measured_again_leaves_the_others_in_the_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "record.json"
+    facts: dict[str, object] = {"what": "training", "machine": {"cpu": "one"}}
+    older = {**facts, "a": {"images_per_s": 1.0}, "b": {"images_per_s": 2.0}}
+    assert keep_others(older, file) == keep_others(older, None) == older
+    report(older, file)
+    again = {**facts, "b": {"images_per_s": 3.0}}
+    assert keep_others(again, file) == {**older, "b": {"images_per_s": 3.0}}
+    for other in ({"machine": {"cpu": "another"}}, {"what": "other crops"}):
+        assert keep_others({**again, **other}, file) == {**again, **other}
+        assert "other conditions" in capsys.readouterr().err
 
 
 def test_confusion_matrix_records_a_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
