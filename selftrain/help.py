@@ -88,9 +88,10 @@ def _section(section: str, stage: str, config: Config, explained: set[str]) -> I
     """Yield the lines of a section's knobs; what was explained before is only named."""
     values, types, docs = flatten(config), leaf_types(Config), knob_docs()
     paths = [path for path in values if f"{path}.".startswith(f"{section}.")]
-    short = paths[-1].removeprefix(f"{section}.")
-    note = f" (--{short} is short for --{paths[-1]})" if section == stage else ""
-    yield f"knobs of {section}{note}:"
+    yield f"knobs of {section}:"
+    if section == stage:
+        short = paths[0].removeprefix(f"{section}.")
+        yield f"  (--{short} is short for --{paths[0]})"
     for path in paths:
         default = f"(default: {_shown(values[path])})"
         head = f"  --{path} {shown_type(types[path])} {default}"
