@@ -23,12 +23,13 @@ from selftrain.knobs import flatten
 from selftrain.launch import launch, needs_launch
 from selftrain.machine import count_workers, describe, enough_memory, enough_space
 from selftrain.pipeline import Pipeline
-from selftrain.predict import list_pictures, predict
+from selftrain.predict import list_pictures, predict, predict_video
 from selftrain.prepare import say_summary
 from selftrain.sources import export_scenes
 from selftrain.stage import PRODUCT, Product
 from selftrain.study import run_study
 from selftrain.sync import sync
+from selftrain.video import digest_video, is_video
 
 Action = Callable[[Pipeline, tracking.Run], None]
 
@@ -135,18 +136,34 @@ def _evaluate(pipeline: Pipeline, run: tracking.Run) -> None:
 
 
 def _predict(pipeline: Pipeline, run: tracking.Run) -> None:
-    """Write masks, colours and overlays for a folder of pictures."""
+    """Write masks and overlays for pictures, or an overlay video."""
     config = pipeline.config
     run.log_params({f"predict.{knob}": value for knob, value in flatten(config.predict).items()})
     run.set_tags(describe(config.machine))
-    samples = list_pictures(config.predict.images, leave_out=config.predict.output)
+    place, output = config.predict.images, config.predict.output
+    if is_video(place):
+        _predict_video(config, run)
+        return
+    samples = list_pictures(place, leave_out=output)
     names = [sample.name for sample in samples]
     digest = digest_samples(samples, labels=False)
     run.log_dataset(names, name="pictures", digest=digest, context="predict")
     with tempfile.TemporaryDirectory() as temporary:
         folder = _find_model("predict.model", config.predict.model, Path(temporary))
         predict(config.predict, samples, folder, config.machine)
-    progress.say(f"{len(samples)} pictures labelled: {config.predict.output}")
+    progress.say(f"{len(samples)} pictures labelled: {output}")
+
+
+def _predict_video(config: Config, run: tracking.Run) -> None:
+    if distributed.rank() > 0:  # frames are written in their order, by one process
+        return
+    video, output = config.predict.images, config.predict.output
+    digest = digest_video(video)
+    run.log_dataset([video.name], name="video", digest=digest, context="predict")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = _find_model("predict.model", config.predict.model, Path(temporary))
+        frames = predict_video(config.predict, folder, config.machine)
+    progress.say(f"{frames} frames labelled: {output}")
 
 
 def _find_model(knob: str, name: str, temporary: Path) -> Path:
@@ -215,6 +232,12 @@ def _main(pipeline: Pipeline, run: tracking.Run) -> None:
     name = f"main-{pipeline.config.benchmark}-{models['student'].key[:6]}"
     written = comparison.write(table, notes, pipeline.config.machine.outputs / name)
     progress.say(f"table: {written}")
+    split = next(iter(pipeline.data.splits.evaluation.values()))
+    networks = {name: models[name].folder for name in ("teacher", "student")}
+    inference, machine = pipeline.config.evaluate.inference, pipeline.config.machine
+    reader, folder = pipeline.data.reader, written.parent
+    drawn = comparison.draw(networks, split, reader, inference, machine, folder)
+    progress.say(f"pictures: {drawn}")
     run.log_files(written.parent, "comparison")
     for name, product in models.items():
         run.set_tags({f"selftrain.{name}": product.run_id})
