@@ -119,8 +119,9 @@ def predict(
 def predict_video(config: PredictConfig, model: Path, machine: MachineConfig) -> int:
     """Label a video of any length into `config.output`, one frame at a time.
 
-    For a video `a.mov` it writes `overlays/a.mp4`, of the same size and frame rate, without sound;
-    `overlays/legend.png`; and, if `config.video_masks` asks for them, `masks/a/000000.png`, ...
+    For a video `a.mov` it writes `overlays/a.mp4`, of the same frame rate and size (an odd side
+    loses a pixel), without sound; `overlays/legend.png`; and, if `config.video_masks` asks for
+    them, `masks/a/000000.png`, ...
     Nothing is written before the video has been read once to its end.
 
     Returns:
@@ -135,6 +136,8 @@ def predict_video(config: PredictConfig, model: Path, machine: MachineConfig) ->
     classes = card.class_table()
     progress.say(f"reading {config.images} once, to see that it is whole")
     video = open_video(config.images)
+    if video.missing:
+        progress.say(f"its header names {video.missing} more frames than can be read")
     name = config.images.stem
     path = config.output / OVERLAYS / f"{name}{SUFFIX}"
     with (

@@ -76,7 +76,7 @@ def require_files(found: NDArray[np.object_]) -> list[bytes]:
     size = 0
     for number, it in enumerate(found, 1):
         if not isinstance(it, str | bytes) or not it:
-            kind = type(it).__name__ if it else "empty"
+            kind = "empty" if isinstance(it, str | bytes) else type(it).__name__
             raise InputError(f"{_name(number)} is {kind}: {_WANTED_FILES}.")
         size += len(it) if isinstance(it, bytes) else len(it) * 3 // 4
     if size > MOST_BYTES:

@@ -27,7 +27,7 @@ _CODEC = "mp4v"
 _FASTEST = 1000
 """Frames a second that a header is believed."""
 _LOST = 0.02
-"""Share of the frames that a header may name too many: some formats only estimate them."""
+"""Share of the frames that a header may name too many, besides one."""
 
 # Read when OpenCV opens its first video: FFmpeg would print what is said here in a sentence.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -44,6 +44,8 @@ class Video:
     rate: float
     """Frames a second."""
     frames: int
+    missing: int
+    """Frames that its header names beyond these: a few, which some formats only estimate."""
 
 
 def is_video(path: Path) -> bool:
@@ -76,12 +78,13 @@ def open_video(path: Path, tell: Callable[[int], None] = lambda frames: None) ->
             f"{path} names no usual number of frames a second ({rate:g}): make it again, for "
             f"example by `ffmpeg -i {path.name} -r 25 again.mp4`."
         )
-    if math.isfinite(named) and frames < (1 - _LOST) * named - 1:
+    missing = max(0, round(named) - frames) if math.isfinite(named) else 0
+    if missing > 1 + _LOST * named:
         raise InputError(
             f"{path} is truncated: it ends after {frames} of {named:.0f} frames; copy it again."
         )
     height, width = first.shape[:2]
-    return Video(path=path, width=width, height=height, rate=rate, frames=frames)
+    return Video(path=path, width=width, height=height, rate=rate, frames=frames, missing=missing)
 
 
 def read_frames(video: Video) -> Iterator[Picture]:
@@ -108,7 +111,8 @@ def written_video(
 
     Args:
         path: Of the file, ending in `SUFFIX`; folders are made.
-        size: Width and height of the frames in pixels.
+        size: Width and height of the frames in pixels; the last column or row of an odd one is
+            left out, which the codec cannot hold.
         rate: Frames a second.
 
     Raises:
@@ -118,12 +122,13 @@ def written_video(
         with scratch_folder(path) as folder:
             file = folder / f"video{SUFFIX}"
             code = cv2.VideoWriter.fourcc(*_CODEC)
-            writer = cv2.VideoWriter(str(file), cv2.CAP_FFMPEG, code, rate, size)
+            width, height = (side - side % 2 for side in size)
+            writer = cv2.VideoWriter(str(file), cv2.CAP_FFMPEG, code, rate, (width, height))
             appended = 0
 
             def append(frame: Picture) -> None:
                 nonlocal appended
-                writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+                writer.write(cv2.cvtColor(frame[:height, :width], cv2.COLOR_RGB2BGR))
                 appended += 1
 
             try:
@@ -132,7 +137,7 @@ def written_video(
                 yield append
             finally:
                 writer.release()
-            _require_readable(file, appended, size, path)
+            _require_readable(file, appended, (width, height), path)
             with file.open("rb") as written:
                 os.fsync(written.fileno())
             file.replace(path)
@@ -189,7 +194,7 @@ def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
     capture = cv2.VideoCapture()
     try:
         if is_mp4 or is_avi or is_matroska:
-            capture.open(str(path.resolve()), cv2.CAP_FFMPEG)
+            _open_silently(capture, path)
         if not capture.isOpened():
             raise InputError(
                 f"{path} is no video that can be read, or a damaged or truncated one (MP4, MOV, "
@@ -206,6 +211,17 @@ def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
         yield capture
     finally:
         capture.release()
+
+
+def _open_silently(capture: cv2.VideoCapture, path: Path) -> None:
+    """Open a video without a word of OpenCV's on what it cannot read."""
+    logging = cv2.utils.logging
+    before = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        capture.open(str(path.resolve()), cv2.CAP_FFMPEG)
+    finally:
+        logging.setLogLevel(before)
 
 
 def _next(capture: cv2.VideoCapture, path: Path) -> Picture | None:

@@ -50,7 +50,7 @@ REFUSED: dict[str, tuple[object, str]] = {
     "base64 of other letters": (text(PNG) + "é", "is no base64"),
     "half a group of base64": (text(PNG)[:-3], "is no base64"),
     "an address of data": (f"data:image/png;base64,{text(PNG)}", "is no base64"),
-    "a path": ("/etc/passwd", "is no PNG or JPEG"),
+    "a path": ("/etc/passwd", "is no base64"),
     "another text": (text(b"hello world"), "is no PNG or JPEG"),
     "a PNG's first bytes": (PNG[:20], "is no PNG or JPEG"),
     "a BMP": (encoded(noise(), ".bmp"), "is no PNG or JPEG"),

@@ -163,7 +163,7 @@ PNGS = [encoded(IMAGES[0]), encoded(IMAGES[1][:20, :30])]
 SPOILT: dict[str, tuple[bytes, str]] = {
     "no base64": (files("?!"), "is no base64"),
     "no picture": (files(b"hello world"), "is no PNG or JPEG"),
-    "a path": (files("/etc/passwd"), "is no PNG or JPEG"),
+    "a path": (files("/etc/passwd"), "is no base64"),
     "an address": (files("http://127.0.0.1/x.png"), "is no base64"),
     "a truncated picture": (files(PNGS[0][:-40]), "is truncated or damaged"),
     "a picture that claims to be huge": (files(png_that_claims(60000, 60000)), "60000x60000"),

@@ -27,11 +27,13 @@ def gray(number: int) -> NDArray[np.uint8]:
     return np.full((HEIGHT, WIDTH, 3), 6 * number, np.uint8)
 
 
-def write(path: Path, frames: int = FRAMES, codec: str = "") -> Path:
-    code = cv2.VideoWriter.fourcc(*(codec or CODECS[path.suffix.lower()]))
+def write(path: Path, frames: int = FRAMES, *, noise: bool = False) -> Path:
+    rng = np.random.default_rng(0)
+    code = cv2.VideoWriter.fourcc(*CODECS[path.suffix.lower()])
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, RATE, (WIDTH, HEIGHT))
     for number in range(frames):
-        writer.write(gray(number))
+        frame = gray(number)
+        writer.write(rng.integers(0, 256, frame.shape, dtype=np.uint8) if noise else frame)
     writer.release()
     return path
 
@@ -70,6 +72,33 @@ def test_a_written_video_has_the_size_and_the_rate_that_was_asked_for(
     assert (found.width, found.height, found.frames) == (WIDTH, HEIGHT, 9)
     assert found.rate == pytest.approx(rate, rel=1e-3)
     assert [it.name for it in path.parent.iterdir()] == ["out.mp4"]
+
+
+def test_an_odd_side_loses_its_last_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "odd.mp4"
+    with written_video(path, size=(65, 49), rate=5) as append:
+        append(np.full((49, 65, 3), 90, np.uint8))
+    found = open_video(path)
+    assert (found.width, found.height) == (64, 48)
+
+
+def test_a_few_frames_that_a_header_names_in_vain_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "cut.mkv", noise=True)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(0.98 * len(data))])
+    found = open_video(path)
+    assert found.missing == FRAMES - found.frames == 1
+    assert len(list(read_frames(found))) == found.frames
+
+
+def test_what_opencv_says_of_a_damaged_video_is_not_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "cut.mp4")
+    capfd.readouterr()
+    path.write_bytes(path.read_bytes()[:900])
+    refuse(path, "truncated")
+    assert "".join(capfd.readouterr()) == ""
 
 
 def test_a_block_that_fails_leaves_the_older_video_and_nothing_else(tmp_path: Path) -> None:
@@ -117,7 +146,7 @@ def refuse(path: Path, words: str) -> None:
 @pytest.mark.parametrize("suffix", VIDEOS)
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.8])
 def test_a_truncated_video_is_refused(suffix: str, share: float, tmp_path: Path) -> None:
-    path = write(tmp_path / f"cut{suffix}")
+    path = write(tmp_path / f"cut{suffix}", noise=True)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
     refuse(path, "truncated|no frame")
