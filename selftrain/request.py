@@ -73,8 +73,10 @@ def require_files(found: NDArray[np.object_]) -> list[bytes]:
         raise InputError(f"The request holds no picture: {_WANTED_FILES}.")
     if len(found) > MOST_IMAGES:
         raise _too_many(len(found))
+    # In rows (`instances`) MLflow makes an array without axes of each.
+    values = [it.item() if isinstance(it, np.ndarray) and it.ndim == 0 else it for it in found]
     size = 0
-    for number, it in enumerate(found, 1):
+    for number, it in enumerate(values, 1):
         if not isinstance(it, str | bytes) or not it:
             kind = "empty" if isinstance(it, str | bytes) else type(it).__name__
             raise InputError(f"{_name(number)} is {kind}: {_WANTED_FILES}.")
@@ -84,7 +86,7 @@ def require_files(found: NDArray[np.object_]) -> list[bytes]:
             f"The request's pictures are {size:,} bytes long, but at most {MOST_BYTES:,} are "
             "served at once: send fewer at a time, or smaller ones."
         )
-    files = [_from_base64(it, number) for number, it in enumerate(found, 1)]
+    files = [_from_base64(it, number) for number, it in enumerate(values, 1)]
     _require_served([_size_of(file, number) for number, file in enumerate(files, 1)])
     return files
 
