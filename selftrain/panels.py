@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from selftrain.data.sample import ClassTable
 from selftrain.labels import IGNORE_INDEX
-from selftrain.pictures import Colors, Picture, colorize, rows_figure, shrink
+from selftrain.pictures import UNLABELLED, Colors, Picture, colorize, rows_figure, shrink
 
 MOST_ON_SHEET = 24
 """Pictures of a contact sheet."""
@@ -37,7 +37,7 @@ class Compared:
 
 def spread_evenly(count: int, most: int) -> list[int]:
     """Return at most so many of `count` positions, evenly spread from the first to the last."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+    return [round(float(it)) for it in np.linspace(0, count - 1, min(count, most))]
 
 
 def contact_sheet(pictures: Iterable[tuple[str, Picture]], classes: ClassTable) -> Figure:
@@ -96,9 +96,9 @@ def comparison_figure(
         changes = find_changes(row.truth, row.labels[before], row.labels[after])
         panels[f"{after} against {before}"] = colorize(shrink(changes, _WIDEST), CHANGES)
         drawn.append(("", list(panels.items())))
-    marks = ["both right", f"{after} repairs", f"{after} breaks", "both wrong"]
+    marks = ["both right", f"{after} repairs", f"{after} breaks", "both wrong", "no true label"]
     return rows_figure(
         drawn,
-        legends=[(classes.names, classes.colors), (marks, CHANGES)],
+        legends=[(classes.names, classes.colors), (marks, [*CHANGES, UNLABELLED])],
         panel_width=panel_width,
     )

@@ -25,7 +25,7 @@ SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#666666")
 """Colours of what is compared in a plot: those of Okabe and Ito, told apart by every kind of colour
 vision."""
 
-_UNLABELLED = (0, 0, 0)
+UNLABELLED = (0, 0, 0)
 # One hue from light to dark: the same to every kind of colour vision, and in print.
 _SHADES = matplotlib.colormaps["Blues"].with_extremes(bad="0.85")
 _BLUE = "#4a7ab0"
@@ -38,7 +38,7 @@ _IN_LEGEND = 6  # names in a line
 
 def colorize(label: NDArray[np.uint8], colors: Colors) -> Picture:
     """Paint a label map (H, W); ids without a colour, such as 255, are black."""
-    table = np.full((256, 3), _UNLABELLED, dtype=np.uint8)
+    table = np.full((256, 3), UNLABELLED, dtype=np.uint8)
     table[: len(colors)] = colors
     return np.asarray(table[label])
 
@@ -83,9 +83,8 @@ def encode_jpeg(picture: Picture | Figure, *, quality: int) -> bytes:
 
 def rasterize(figure: Figure) -> Picture:
     """Return a figure as a picture."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.array(np.asarray(canvas.buffer_rgba())[..., :3])
+    png = np.frombuffer(encode_png(figure), dtype=np.uint8)
+    return np.asarray(cv2.imdecode(png, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
 
 
 def shrink(picture: NDArray[np.uint8], widest: int) -> NDArray[np.uint8]:
@@ -285,7 +284,7 @@ def rows_figure(
 
 def _highest(pictures: Iterable[Picture]) -> float:
     """Return the height over the width of the most upright picture, at most 1."""
-    return min(1.0, max(picture.shape[0] / picture.shape[1] for picture in pictures))
+    return min(1.0, max(float(it.shape[0] / it.shape[1]) for it in pictures))
 
 
 def _shown(text: str, inches: float) -> str:

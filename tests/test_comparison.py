@@ -13,7 +13,7 @@ from selftrain import comparison
 from selftrain.comparison import compare, draw, show, to_markdown, write
 from selftrain.config import Config, InferenceConfig
 from selftrain.datasets import OpenData
-from selftrain.panels import Compared
+from selftrain.panels import Compared, comparison_figure
 
 METRICS = {
     "teacher": {"test/mIoU": 0.5, "val/mIoU": 0.4, "test/IoU/road": 0.9},
@@ -78,11 +78,10 @@ def test_the_same_images_are_drawn_each_time_with_what_both_networks_make_of_the
         for seed, name in enumerate(("teacher", "student"))
     }
     drawn: list[list[Compared]] = []
-    real = comparison.comparison_figure
 
     def keep(rows: list[Compared], *given: object, **more: object) -> object:
         drawn.append(rows)
-        return real(rows, *given, **more)  # type: ignore[arg-type]
+        return comparison_figure(rows, *given, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(comparison, "comparison_figure", keep)
     files = [

@@ -20,7 +20,7 @@ from selftrain.panels import (
     find_changes,
     spread_evenly,
 )
-from selftrain.pictures import SERIES, rasterize
+from selftrain.pictures import SERIES, UNLABELLED, rasterize
 
 CLASSES = ClassTable(("road", "car"), ((10, 20, 30), (200, 100, 0)))
 # What a dichromat sees of linear RGB, after Viénot, Brettel and Mollon (1999); for the few who
@@ -44,7 +44,7 @@ def seen(colors: NDArray[np.float64], how: str) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("how", COLOUR_VISION)
 def test_what_a_comparison_comes_to_is_told_apart_by_every_kind_of_colour_vision(how: str) -> None:
-    lab = seen(np.array([*CHANGES, (0, 0, 0)]) / 255, how)  # black: no true label
+    lab = seen(np.array([*CHANGES, UNLABELLED]) / 255, how)
     for one, other in combinations(lab, 2):
         assert np.linalg.norm(one - other) > 20  # 2 is what an eye can just tell apart
 
@@ -86,7 +86,7 @@ def test_a_comparison_has_titles_two_legends_and_the_palette_of_the_data() -> No
     others = ["teacher", "student", "truth", "student against teacher"]
     assert titles == ["a $x^$ b", *others, "second", *others]
     assert [text.get_text() for text in classes.texts] == ["road", "car"]
-    marks = ["both right", "student repairs", "student breaks", "both wrong"]
+    marks = ["both right", "student repairs", "student breaks", "both wrong", "no true label"]
     assert [text.get_text() for text in changes.texts] == marks
     shown = [np.asarray(axes.images[0].get_array()) for axes in panels[:5]]
     assert shown[1][0, 0].tolist() == list(CLASSES.colors[1])
