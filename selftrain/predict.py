@@ -44,7 +44,7 @@ def list_pictures(place: Path, *, leave_out: Path | None = None) -> FileSamples:
     if not place.is_dir():
         raise InputError(
             f"predict.images = {place} is no folder, no picture ({', '.join(PICTURES)}) and no "
-            f"video ({', '.join(VIDEOS)}): name one of them."
+            f"video ({', '.join(VIDEOS)}): name a folder with pictures, or such a file."
         )
     if leave_out and place.resolve().is_relative_to(leave_out.resolve()):
         raise InputError(

@@ -54,7 +54,7 @@ NETWORK, BACKBONE = "fast_scnn", "mobilenet_v2"
 ROUNDS = 4
 """Turns of each setting."""
 FORWARDS = 20
-_START = 120
+_START = 300
 """Seconds that the server may take to start, and to answer."""
 
 
