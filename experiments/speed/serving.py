@@ -14,9 +14,9 @@ the time.
 
     python -m experiments.speed.serving [--record results/speed/serving.json]
 
-Cost: 3 minutes on 2 CPU cores. Expected: a file is answered in half of an array's time or less, as
-it is a fraction of the bytes; more clients than cores wait for each other, and requests a second
-stay as they are.
+Cost: some minutes on 2 CPU cores. Expected: a file is answered sooner than an array, as it is a
+fraction of the bytes; more clients than cores wait for each other, and requests a second stay about
+as they are.
 """
 
 import argparse
@@ -51,8 +51,6 @@ from selftrain.inference import Predictor
 from selftrain.models import build_network
 
 NETWORK, BACKBONE = "fast_scnn", "mobilenet_v2"
-ROUNDS = 4
-"""Turns of each setting."""
 FORWARDS = 20
 _START = 300
 """Seconds that the server may take to start, and to answer."""
@@ -67,6 +65,8 @@ class Setting:
     requests: int = 64
     """Of each form and number of clients, over all turns."""
     clients: Sequence[int] = (1, 4, 16)
+    rounds: int = 4
+    """Turns of each form and number of clients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +106,10 @@ def measure(folder: Path, setting: Setting) -> dict[str, object]:
         forwards = [forward()]
         for body in bodies.values():
             ask(port, body, clients=1, requests=2)  # the first request pays for lazy imports
-        for number in range(ROUNDS):
-            progress.say(f"round {number + 1} of {ROUNDS} ...")
+        for number in range(setting.rounds):
+            progress.say(f"round {number + 1} of {setting.rounds} ...")
             for form, clients in turns:
-                some = max(clients, setting.requests // ROUNDS)
+                some = max(clients, setting.requests // setting.rounds)
                 answers = ask(port, bodies[form], clients=clients, requests=some)
                 found[form, clients].append(answers)
         forwards.append(forward())
@@ -267,6 +267,7 @@ def _parse() -> tuple[Setting, Path | None]:
     parser.add_argument("--width", type=int, help="of the picture, twice its height")
     parser.add_argument("--requests", type=int, help="of each form and number of clients")
     parser.add_argument("--clients", type=int, nargs="+", help="at once")
+    parser.add_argument("--rounds", type=int, help="turns of each of these")
     given = vars(parser.parse_args())
     names = {field.name for field in fields(Setting)}
     chosen = {name: it for name, it in given.items() if name in names and it is not None}

@@ -392,8 +392,8 @@ def test_whole_runs_record_what_their_commands_took(
 def test_serving_records_every_form_and_number_of_clients(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    shrink(serving, monkeypatch, ROUNDS=1, FORWARDS=1)
-    setting = serving.Setting(width=64, requests=4, clients=(1, 2))
+    shrink(serving, monkeypatch, FORWARDS=1)
+    setting = serving.Setting(width=64, requests=4, clients=(1, 2), rounds=1)
     record = serving.measure(tmp_path, setting)
     require_positive(record, ["forward_ms"])
     for form in ("file", "array"):
