@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from analysis.confusion import Confusions, Pair
@@ -24,20 +23,19 @@ from selftrain.files import write_atomically
 from selftrain.inference import Predictor, frames, pixels_together
 from selftrain.knobs import override
 from selftrain.machine import count_workers
-from selftrain.pictures import colorize, encode_jpeg, shrink, side_by_side
+from selftrain.panels import Compared, comparison_figure
+from selftrain.pictures import encode_jpeg, rasterize
 from selftrain.tracking import KEY_TAG, MODEL, Recorded, download
 
 NOTE = (
-    "Image, truth, teacher, control and student, of the lowest seed. A row for each of the most "
-    "repaired pairs: the image in which the student is right on most pixels that the control takes "
-    "for the other class, less those where it is the other way round. A pair without such an image "
-    "is passed over."
+    "Image, teacher, control, student, truth, and what the student repairs and breaks of its "
+    "control, of the lowest seed. A row for each of the most repaired pairs: the image in which "
+    "the student is right on most pixels that the control takes for the other class, less those "
+    "where it is the other way round. A pair without such an image is passed over."
 )
 PAIRS = 3
 """Pairs that have a picture."""
 _ARMS = ("teacher", "control", "student")
-_PANEL = 320
-"""Pixels across a picture."""
 _MOST_BYTES = 200_000
 Labels = NDArray[np.uint8]
 
@@ -147,23 +145,15 @@ def _draw(
     )[:PAIRS]
     if not chosen:
         return False
-    strips = []
+    rows = []
     for shown in chosen:
         image, truth = data.reader.pair(samples[shown.position])
-        images = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
-        labels = {"truth": truth}
-        for arm, predictor in predictors.items():
-            labels[arm] = predictor.labels(images)[0][0].cpu().numpy()
-        colors = data.splits.classes.colors
-        panels = {confusions.title(shown.pair): shrink(image, _PANEL)}
-        panels |= {name: shrink(colorize(label, colors), _PANEL) for name, label in labels.items()}
-        strips.append(side_by_side(panels))
-    width = max(strip.shape[1] for strip in strips)
-    even = [
-        np.pad(it, ((0, 8), (0, width - it.shape[1]), (0, 0)), constant_values=255) for it in strips
-    ]
+        labels = {arm: it.label_picture(image) for arm, it in predictors.items()}
+        title = confusions.title(shown.pair)
+        rows.append(Compared(title=title, image=image, truth=truth, labels=labels))
+    figure = comparison_figure(rows, data.splits.classes, before="control", after="student")
     # The list first: pictures without one would not be shown.
-    rows = pd.DataFrame(
+    listed = pd.DataFrame(
         [
             {
                 "pair": confusions.title(it.pair),
@@ -174,8 +164,8 @@ def _draw(
             for it in chosen
         ]
     )
-    write_atomically(_list_file(folder), rows.to_csv(index=False, lineterminator="\n").encode())
-    write_atomically(picture_file(folder), _encode_small(np.concatenate(even)))
+    write_atomically(_list_file(folder), listed.to_csv(index=False, lineterminator="\n").encode())
+    write_atomically(picture_file(folder), _encode_small(rasterize(figure)))
     return True
 
 

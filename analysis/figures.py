@@ -1,7 +1,7 @@
 """Figures of the tables: dots, curves and bars, with every seed to be seen.
 
-Colours are those of Okabe and Ito, told apart by every kind of colour vision; in print the marks
-tell series apart. Figures are drawn without pyplot.
+Colours are told apart by every kind of colour vision; in print the marks tell series apart. Figures
+are drawn without pyplot.
 """
 
 import io
@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 
 from analysis.measured import Measured
 from analysis.spread import summarise
+from selftrain.pictures import SERIES
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#666666")
+COLORS = SERIES
 MARKS = ("o", "s", "^", "D", "v", "P")
 DPI = 120
 _GREY = "0.6"

@@ -21,7 +21,7 @@ from selftrain.data.sample import Sample
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
 from selftrain.inference import Predictor
-from selftrain.pictures import colorize, encode_png, framework_figure
+from selftrain.pictures import colorize, encode_png, rows_figure
 from selftrain.pipeline import Pipeline
 
 Picture = NDArray[np.uint8]
@@ -60,7 +60,7 @@ def draw(pipeline: Pipeline, position: int = 0) -> bytes:
             ],
         ),
     ]
-    return encode_png(framework_figure(rows, names=splits.classes.names, colors=colors))
+    return encode_png(rows_figure(rows, legends=[(splits.classes.names, colors)]))
 
 
 def _predict(folder: Path, pipeline: Pipeline, sample: Sample) -> Picture:

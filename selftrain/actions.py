@@ -34,13 +34,14 @@ from selftrain.knobs import Scalar, flatten
 from selftrain.lineage_record import show_lineage
 from selftrain.machine import count_workers, describe
 from selftrain.pipeline import Pipeline
-from selftrain.predict import list_pictures, predict
+from selftrain.predict import list_pictures, predict, predict_video
 from selftrain.prepare import PAGE, read_summary
 from selftrain.registry import CONTROL, FINETUNED, STUDENT, TEACHER, register, renew_card
 from selftrain.sources import export_scenes
 from selftrain.stage import PRODUCT, Product
 from selftrain.study import run_study
 from selftrain.summary import Next, Summary
+from selftrain.video import digest_video, is_video
 
 Action = Callable[[Pipeline, tracking.Run], Summary | None]
 
@@ -236,10 +237,12 @@ def _evaluate(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
 
 
 def _predict(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
-    """Write masks, colours and overlays for a folder of pictures."""
+    """Write masks and overlays for pictures, or an overlay video."""
     config = pipeline.config
     run.log_params({f"predict.{knob}": value for knob, value in flatten(config.predict).items()})
     run.set_tags(describe(config.machine))
+    if is_video(config.predict.images):
+        return _predict_video(config, run)
     samples = list_pictures(config.predict.images, leave_out=config.predict.output)
     names = [sample.name for sample in samples]
     digest = digest_samples(samples, labels=False)
@@ -260,6 +263,23 @@ def _predict(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
         files=[output / name for name in ("masks", "colors", "overlays")],
         details={"pictures": len(samples)},
         following=[] if is_folder(config.predict.model) else [keep],
+    )
+
+
+def _predict_video(config: Config, run: tracking.Run) -> Summary | None:
+    if distributed.rank() > 0:  # frames are written in their order, by one process
+        return None
+    video, output = config.predict.images, config.predict.output
+    digest = digest_video(video)
+    run.log_dataset([video.name], name="video", digest=digest, context="predict")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = _find_model("predict.model", config.predict.model, Path(temporary))
+        frames = predict_video(config.predict, folder, config.machine)
+    return Summary(
+        what=f"{frames} frames labelled",
+        facts={"look at": str(output)},
+        files=[output],
+        details={"frames": frames},
     )
 
 
@@ -341,6 +361,15 @@ def _main(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
         progress.say(line)
     name = f"main-{pipeline.config.benchmark}-{models['student'].key[:6]}"
     written = comparison.write(table, notes, pipeline.config.machine.outputs / name)
+    split = next(iter(pipeline.data.splits.evaluation.values()))
+    drawn = comparison.draw(
+        {name: models[name].folder for name in ("teacher", "student")},
+        split,
+        pipeline.data.reader,
+        pipeline.config.evaluate.inference,
+        pipeline.config.machine,
+        written.parent,
+    )
     run.log_files(written.parent, "comparison")
     metrics = {
         f"{name}/{key}": value
@@ -360,12 +389,13 @@ def _main(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
         facts={
             **{name: say_in_percent(measured[name]) for name in models},
             "table": str(written),
+            "pictures": str(drawn),
             "student in": str(student.folder),
             "its run": student.run_id,
         },
         product=find_made(student),
         metrics=metrics,
-        files=[written],
+        files=[written, drawn],
         following=[
             label_pictures(student.run_id),
             Next(why="search better knobs for it", stage="sweep"),

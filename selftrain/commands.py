@@ -95,7 +95,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "predict": Command(
         group="use",
-        line="Write masks, colours and overlays for a folder of pictures.",
+        line="Write masks and overlays for pictures, or an overlay video.",
         example="predict --images DIR --model RUN --output DIR2",
         reads=("predict",),
     ),

@@ -1,4 +1,4 @@
-"""The table that a pipeline is run for: teacher, control and student side by side."""
+"""What a pipeline is run for: teacher, control and student compared, in numbers and pictures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,8 +6,19 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
-from selftrain import progress
+from selftrain import distributed, progress
+from selftrain.checkpoint import load_network
+from selftrain.config import InferenceConfig, MachineConfig
+from selftrain.data.reader import Reader
+from selftrain.data.sample import Sample
 from selftrain.files import write_atomically
+from selftrain.inference import Predictor
+from selftrain.panels import Compared, comparison_figure, spread_evenly
+from selftrain.pictures import encode_jpeg
+
+PICTURES = "side_by_side.jpg"
+MOST_PICTURES = 4
+_QUALITY = 85
 
 
 def compare(
@@ -67,3 +78,43 @@ def write(table: pd.DataFrame, notes: Sequence[str], folder: Path) -> Path:
     path = folder / "comparison.md"
     write_atomically(path, "\n".join(lines).encode())
     return path
+
+
+def draw(
+    networks: Mapping[str, Path],
+    samples: Sequence[Sample],
+    reader: Reader,
+    inference: InferenceConfig,
+    machine: MachineConfig,
+    folder: Path,
+) -> Path:
+    """Draw what a teacher and its student make of some images; return the picture's file.
+
+    Args:
+        networks: "teacher" and "student" -> folder of the network.
+        samples: Of a split with labels; a few are drawn, evenly chosen and so always the same.
+        reader: Reads them.
+        inference: How the networks are asked.
+        machine: Device and precision.
+        folder: Where `side_by_side.jpg` goes.
+    """
+    chosen = [samples[at] for at in spread_evenly(len(samples), MOST_PICTURES)]
+    pairs = [reader.pair(sample) for sample in chosen]
+    device = distributed.choose_device(machine.device)
+    labels = {}
+    for name, path in networks.items():
+        network, _ = load_network(path, device)
+        predictor = Predictor.of(network, device, inference, machine)
+        labels[name] = [predictor.label_picture(image) for image, _ in pairs]
+    rows = [
+        Compared(
+            title=sample.name,
+            image=image,
+            truth=truth,
+            labels={name: some[at] for name, some in labels.items()},
+        )
+        for at, (sample, (image, truth)) in enumerate(zip(chosen, pairs, strict=True))
+    ]
+    figure = comparison_figure(rows, reader.classes, before="teacher", after="student")
+    write_atomically(folder / PICTURES, encode_jpeg(figure, quality=_QUALITY))
+    return folder / PICTURES

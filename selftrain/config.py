@@ -503,14 +503,17 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """Labels for a folder of pictures."""
+    """Labels for a folder of pictures, a picture, or a video."""
 
     images: Path = Path("images")
-    """Folder with pictures of any sizes; it is searched with its subfolders."""
+    """Folder with pictures of any sizes, which is searched with its subfolders; or a picture; or a
+    video (mp4, mov, avi, mkv, webm)."""
     model: str = "none"
     """runs:/ID, models:/NAME@ALIAS, a run id, or a folder with weights.safetensors."""
     output: Path = Path("predictions")
     """Folder for the masks/, colors/ and overlays/ that are written."""
+    video_masks: bool = False
+    """Write the class ids of each frame of a video too, besides the video of overlays."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)
 
 

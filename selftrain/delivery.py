@@ -25,6 +25,7 @@ from selftrain import model_versions, progress, store
 from selftrain.checkpoint import CHECKPOINT, NETWORK, OLDER
 from selftrain.errors import InputError, Refused, Unavailable
 from selftrain.model_versions import Registration
+from selftrain.request import IMAGE
 from selftrain.spool import Message, Spool
 
 T = TypeVar("T")
@@ -41,6 +42,12 @@ _MOST_METRICS = 1000
 """In one request."""
 REGISTER = "register"
 """Kind of the messages that take several steps: they are on disk before the first."""
+_FORMS = {
+    "images": "array uint8 (B, H, W, 3), RGB -> class ids uint8 (B, H, W)",
+    "files": f"column {IMAGE} of PNG or JPEG files, in base64 if in JSON -> a record for each: "
+    "mask (PNG of class ids in base64), classes (names), shares (of the pixels)",
+}
+"""What a model takes and gives, which its signature cannot say."""
 
 
 class Undelivered(Unavailable):
@@ -420,12 +427,20 @@ def _deliver_model(client: mlflow.MlflowClient, run_id: str, folder: Path) -> No
             python_model=str(package / "serving.py"),
             artifacts={NETWORK: str(network)},
             code_paths=[str(package)],
-            signature=ModelSignature(
-                Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))]),
-                Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1))]),
-            ),
+            signature=_signature(),
+            metadata=_FORMS,
             pip_requirements=_requirements(),
         )
+
+
+def _signature() -> ModelSignature:
+    """Return a signature by which MLflow takes an array of images, and a column of files too.
+
+    It has one for a model. One that says uint8 (B, H, W, 3) refuses every column of texts; one of
+    columns, every array of four axes. MLflow passes on whatever it can make a tensor of objects
+    of, and `request.py` says what is wrong with it.
+    """
+    return ModelSignature(Schema([TensorSpec(np.dtype(object), (-1,), IMAGE)]))
 
 
 def _requirements() -> list[str]:

@@ -124,6 +124,11 @@ class Predictor:
         """
         return likeliest(self.probabilities(images))
 
+    def label_picture(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the likeliest class (H, W) of each pixel of a picture, RGB (H, W, 3)."""
+        image = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+        return np.asarray(self.labels(image[None])[0][0].cpu().numpy(), dtype=np.uint8)
+
     def _windows(
         self, images: Tensor, target: tuple[int, int], mirrored: bool
     ) -> Iterator[tuple[slice, Tensor, Taps, Taps]]:

@@ -5,7 +5,7 @@ touched and threads may draw at once.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
 import matplotlib
@@ -21,18 +21,24 @@ Picture = NDArray[np.uint8]
 Colors = Sequence[tuple[int, int, int]]
 """RGB 0..255 for each class."""
 
-_UNLABELLED = (0, 0, 0)
+SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#666666")
+"""Colours of what is compared in a plot: those of Okabe and Ito, told apart by every kind of colour
+vision."""
+
+UNLABELLED = (0, 0, 0)
 # One hue from light to dark: the same to every kind of colour vision, and in print.
 _SHADES = matplotlib.colormaps["Blues"].with_extremes(bad="0.85")
 _BLUE = "#4a7ab0"
 _TICKS = (0, 1, 5, 20, 50, 100)  # percent
 _DPI = 120
 _PANEL_WIDTH = 3.2  # inches
+_LETTERS = 13  # of a title to the inch
+_IN_LEGEND = 6  # names in a line
 
 
 def colorize(label: NDArray[np.uint8], colors: Colors) -> Picture:
     """Paint a label map (H, W); ids without a colour, such as 255, are black."""
-    table = np.full((256, 3), _UNLABELLED, dtype=np.uint8)
+    table = np.full((256, 3), UNLABELLED, dtype=np.uint8)
     table[: len(colors)] = colors
     return np.asarray(table[label])
 
@@ -68,8 +74,9 @@ def encode_png(picture: NDArray[np.uint8] | Figure) -> bytes:
     return png.tobytes()
 
 
-def encode_jpeg(picture: Picture, *, quality: int) -> bytes:
-    """Return a picture as a JPEG file of a quality from 0 to 100."""
+def encode_jpeg(picture: Picture | Figure, *, quality: int) -> bytes:
+    """Return a picture or a figure as a JPEG file of a quality from 0 to 100."""
+    picture = rasterize(picture) if isinstance(picture, Figure) else picture
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     return bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
 
@@ -78,6 +85,12 @@ def encode_webp(picture: Picture, *, quality: int) -> bytes:
     """Return a picture as a lossy WebP file of a quality from 0 to 100."""
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     return bytes(cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes())
+
+
+def rasterize(figure: Figure) -> Picture:
+    """Return a figure as a picture."""
+    png = np.frombuffer(encode_png(figure), dtype=np.uint8)
+    return np.asarray(cv2.imdecode(png, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
 
 
 def shrink(picture: NDArray[np.uint8], widest: int) -> NDArray[np.uint8]:
@@ -233,7 +246,7 @@ def side_by_side(pictures: Mapping[str, Picture], *, gap: int = 6) -> Picture:
     return np.concatenate(columns[:-1], axis=1)
 
 
-def legend(names: Sequence[str], colors: Colors, *, columns: int = 6) -> Figure:
+def legend(names: Sequence[str], colors: Colors, *, columns: int = _IN_LEGEND) -> Figure:
     """Draw the classes' names beside their colours, row by row."""
     figure = _new_figure(1.5 * columns, 0.26 * -(-len(names) // columns) + 0.1)
     axes = figure.add_subplot()
@@ -241,39 +254,50 @@ def legend(names: Sequence[str], colors: Colors, *, columns: int = 6) -> Figure:
     return figure
 
 
-def framework_figure(
+def rows_figure(
     rows: Sequence[tuple[str, Sequence[tuple[str, Picture]]]],
     *,
-    names: Sequence[str] = (),
-    colors: Colors = (),
+    legends: Sequence[tuple[Sequence[str], Colors]] = (),
+    panel_width: float = _PANEL_WIDTH,
 ) -> Figure:
-    """Draw the steps of self-training as rows of pictures: the README's figure.
+    """Draw rows of pictures, each under its title.
 
     Args:
-        rows: Step ("a  teacher", ...) -> its (title, picture) from left to right. Rows may
-            differ in length; pictures share one shape of about the same proportions.
-        names: Of the classes, for a legend below; none: no legend.
-        colors: One for each name.
+        rows: Name of the row ("a  teacher", ...; "": none) -> its (title, picture) from left to
+            right. Rows may differ in length, pictures in shape.
+        legends: (names, a colour for each) of what is below the pictures.
+        panel_width: Inches for each picture.
     """
     across = max(len(pictures) for _, pictures in rows)
-    first = rows[0][1][0][1]
-    picture_height = _PANEL_WIDTH * first.shape[0] / first.shape[1] + 0.35
-    lines = -(-len(names) // 6)
-    heights = [picture_height] * len(rows) + ([0.26 * lines + 0.1] if names else [])
-    figure = _new_figure(_PANEL_WIDTH * across + 0.4, sum(heights) + 0.1 * len(heights))
+    heights = [panel_width * _highest(it for _, it in pictures) + 0.35 for _, pictures in rows]
+    heights += [0.26 * -(-len(names) // _IN_LEGEND) + 0.1 for names, _ in legends]
+    figure = _new_figure(panel_width * across + 0.4, sum(heights) + 0.1 * len(heights))
     grid = figure.add_gridspec(len(heights), across, height_ratios=heights)
     for y, (step, pictures) in enumerate(rows):
         for x, (title, picture) in enumerate(pictures):
             axes = figure.add_subplot(grid[y, x])
             axes.imshow(picture)
-            axes.set_title(title, fontsize=9, pad=4)
+            axes.set_title(_shown(title, panel_width), fontsize=9, pad=4, parse_math=False)
             axes.set_xticks([])
             axes.set_yticks([])
             if x == 0:
-                axes.set_ylabel(step, fontsize=10, fontweight="bold")
-    if names:
-        _draw_legend(figure.add_subplot(grid[-1, :]), names, colors, 6)
+                text = _shown(step, heights[y])
+                axes.set_ylabel(text, fontsize=10, fontweight="bold", parse_math=False)
+    for y, (names, colors) in enumerate(legends, len(rows)):
+        _draw_legend(figure.add_subplot(grid[y, :]), names, colors, _IN_LEGEND)
     return figure
+
+
+def _highest(pictures: Iterable[Picture]) -> float:
+    """Return the height over the width of the most upright picture, at most 1."""
+    return min(1.0, max(float(it.shape[0] / it.shape[1]) for it in pictures))
+
+
+def _shown(text: str, inches: float) -> str:
+    """Return the end of a text that fits, without what no font can draw."""
+    most = max(8, int(inches * _LETTERS))
+    clean = "".join(it if it.isprintable() else "?" for it in text)
+    return clean if len(clean) <= most else f"…{clean[1 - most :]}"
 
 
 def _percent() -> PowerNorm:
@@ -306,4 +330,4 @@ def _draw_legend(axes: Axes, names: Sequence[str], colors: Colors, columns: int)
         x, y = i % columns, i // columns + 0.5
         rgb = [channel / 255 for channel in color]
         axes.plot([x + 0.08], [y], "s", color=rgb, markersize=9, markeredgecolor="0.4")
-        axes.text(x + 0.17, y, name, va="center", fontsize=9)
+        axes.text(x + 0.17, y, name, va="center", fontsize=9, parse_math=False)

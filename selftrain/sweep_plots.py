@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle
 
 import optuna.visualization.matplotlib as optuna_plots
 from matplotlib import pyplot
@@ -10,6 +11,8 @@ from matplotlib.figure import Figure
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+
+from selftrain.pictures import SERIES
 
 _DEV = "dev mIoU"
 
@@ -85,13 +88,14 @@ def _fit(figure: Figure) -> Figure:
 
 
 def _draw_front(study: Study, front_of: str) -> Figure:
-    """Draw training time against dev mIoU, a colour for each value of a parameter."""
+    """Draw training time against dev mIoU, a colour and a mark for each value of a parameter."""
     figure, axes = pyplot.subplots()
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     groups = sorted({str(trial.params.get(front_of, "all")) for trial in complete})
-    for group in groups:
+    for group, color, mark in zip(groups, cycle(SERIES), cycle("os^DvP"), strict=False):
         points = [t.values for t in complete if str(t.params.get(front_of, "all")) == group]
-        axes.scatter([s for _, s in points], [100 * m for m, _ in points], label=group, zorder=2)
+        seconds, scores = [s for _, s in points], [100 * m for m, _ in points]
+        axes.scatter(seconds, scores, label=group, color=color, marker=mark, zorder=2)
     front = sorted((seconds, 100 * miou) for miou, seconds in (t.values for t in study.best_trials))
     axes.step(*zip(*front, strict=True), where="post", color="0.5", linewidth=1, label="front")
     for trial in study.best_trials:

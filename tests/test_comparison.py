@@ -1,12 +1,19 @@
-"""The table that a pipeline is run for."""
+"""What a pipeline is run for: the table, and pictures."""
 
 import math
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
+from miniature import random_network
 
-from selftrain.comparison import compare, show, to_markdown, write
+from selftrain import comparison
+from selftrain.comparison import compare, draw, show, to_markdown, write
+from selftrain.config import Config, InferenceConfig
+from selftrain.datasets import OpenData
+from selftrain.panels import Compared, comparison_figure
 
 METRICS = {
     "teacher": {"test/mIoU": 0.5, "val/mIoU": 0.4, "test/IoU/road": 0.9},
@@ -81,3 +88,36 @@ def test_the_table_is_written_with_the_keys_of_its_runs(
     assert "- student: run 7" in path.read_text()
     written = pd.read_csv(tmp_path / "new" / "comparison.csv")
     pd.testing.assert_frame_equal(written, table)
+
+
+def test_the_same_images_are_drawn_each_time_with_what_both_networks_make_of_them(
+    tiny: Config, tiny_data: OpenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, reader = tiny_data.splits.evaluation["test"], tiny_data.reader
+    networks = {
+        name: random_network(tmp_path / name, reader.classes, seed=seed)
+        for seed, name in enumerate(("teacher", "student"))
+    }
+    drawn: list[list[Compared]] = []
+
+    def keep(rows: list[Compared], *given: object, **more: object) -> object:
+        drawn.append(rows)
+        return comparison_figure(rows, *given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(comparison, "comparison_figure", keep)
+    files = [
+        draw(networks, samples, reader, InferenceConfig(), tiny.machine, tmp_path / folder)
+        for folder in ("first", "second")
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    picture = cv2.imread(str(files[0]))
+    assert picture is not None
+    assert picture.shape[1] > picture.shape[0] > 200
+    rows = drawn[0]
+    assert [row.title for row in rows] == [sample.name for sample in samples]
+    for row, sample in zip(rows, samples, strict=True):
+        image, truth = reader.pair(sample)
+        np.testing.assert_array_equal(row.image, image)
+        np.testing.assert_array_equal(row.truth, truth)
+        assert list(row.labels) == ["teacher", "student"]
+        assert (row.labels["teacher"] != row.labels["student"]).any()

@@ -9,11 +9,11 @@ from selftrain.pictures import (
     confusion_figure,
     encode_jpeg,
     encode_png,
-    framework_figure,
     legend,
     overlay,
     reliability_figure,
     risk_coverage_figure,
+    rows_figure,
     shrink,
     side_by_side,
 )
@@ -143,12 +143,12 @@ def test_equal_figures_are_equal_files() -> None:
     assert first == second
 
 
-def test_rows_of_the_framework_figure_may_differ_in_length() -> None:
+def test_rows_of_pictures_may_differ_in_length() -> None:
     picture = np.zeros((20, 30, 3), dtype=np.uint8)
     rows = [
         ("teacher", [("image", picture), ("truth", picture)]),
         ("student", [("image", picture)]),
     ]
-    figure = framework_figure(rows, names=["a", "b"], colors=COLORS)
+    figure = rows_figure(rows, legends=[(["a", "b"], COLORS)])
     assert [axes.get_title() for axes in figure.axes] == ["image", "truth", "image", ""]
     assert encode_png(figure).startswith(b"\x89PNG")

@@ -15,7 +15,9 @@ from selftrain.config import InferenceConfig, MachineConfig, PredictConfig
 from selftrain.data.sample import ClassTable
 from selftrain.errors import InputError
 from selftrain.inference import Predictor
-from selftrain.predict import list_pictures, predict
+from selftrain.pictures import overlay
+from selftrain.predict import LEGEND, SHEET, list_pictures, predict, predict_video
+from selftrain.video import open_video, read_frames, written_video
 
 CLASSES = ClassTable(("road", "car", "bus"), ((1, 2, 3), (40, 50, 60), (70, 80, 90)))
 MACHINE = MachineConfig(device="cpu", workers=0)
@@ -71,7 +73,7 @@ def test_every_picture_gets_a_mask_colours_and_an_overlay_of_its_size(
         colors = read(output / "colors" / f"{stem}.png")[..., ::-1]
         np.testing.assert_array_equal(colors, np.array(CLASSES.colors, np.uint8)[mask])
         assert read(output / "overlays" / f"{stem}.jpg").shape == (*picture.shape[:2], 3)
-    assert len(list(output.rglob("*.*"))) == 3 * len(PICTURES)
+    assert len(list(output.rglob("*.*"))) == 3 * len(PICTURES) + 2  # a legend, a contact sheet
 
 
 def test_the_mask_is_the_networks_answer(folder: Path, model: Path, tmp_path: Path) -> None:
@@ -156,3 +158,104 @@ def test_the_masks_of_an_earlier_call_are_no_pictures(folder: Path, model: Path)
     run(folder, model, masks)
     again = list_pictures(folder, leave_out=masks)
     assert {sample.name for sample in again} == {str(Path(n).with_suffix("")) for n in PICTURES}
+
+
+def test_a_folder_gets_a_legend_and_a_contact_sheet(
+    folder: Path, model: Path, tmp_path: Path
+) -> None:
+    output = run(folder, model, tmp_path / "out")
+    assert read(output / LEGEND).std() > 1
+    sheet = read(output / SHEET)
+    assert min(sheet.shape[:2]) > 200
+    # Every class's colour of the legend is on the sheet, which has the legend below.
+    for color in CLASSES.colors:
+        near = np.abs(sheet[..., ::-1].astype(int) - np.array(color)).max(axis=2) < 12
+        assert near.sum() > 20
+
+
+def test_a_contact_sheet_of_many_pictures_shows_some(model: Path, tmp_path: Path) -> None:
+    for number in range(30):
+        write_picture(tmp_path / f"many/{number:02d}.png", PICTURES["small.png"])
+    output = run(tmp_path / "many", model, tmp_path / "out")
+    assert len(list((output / "overlays").glob("*.jpg"))) == 30
+    few = tmp_path / "few"
+    for number in range(24):
+        write_picture(few / f"{number:02d}.png", PICTURES["small.png"])
+    assert read(output / SHEET).shape == read(run(few, model, tmp_path / "out2") / SHEET).shape
+
+
+def test_a_single_picture_is_labelled_as_in_its_folder(
+    folder: Path, model: Path, tmp_path: Path
+) -> None:
+    whole = run(folder, model, tmp_path / "whole")
+    output = run(folder / "plain.png", model, tmp_path / "single")
+    written = {str(it.relative_to(output)) for it in output.rglob("*.*")}
+    assert written == {"masks/plain.png", "colors/plain.png", "overlays/plain.jpg", LEGEND}
+    for name in written:
+        assert (output / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_what_is_neither_folder_nor_picture_nor_video_is_named(folder: Path) -> None:
+    for place in (folder / "nowhere", folder / "notes.txt", folder / "nowhere.mp4"):
+        with pytest.raises(InputError, match=r"is no folder, no picture .* and no video"):
+            list_pictures(place)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """A video of 7 frames of noise, 64x48."""
+    path = tmp_path / "videos" / "a clip.mp4"
+    with written_video(path, size=(64, 48), rate=12.5) as append:
+        for _ in range(7):
+            append(RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    return path
+
+
+def run_video(clip: Path, model: Path, output: Path, *, masks: bool = False) -> Path:
+    config = PredictConfig(images=clip, output=output, video_masks=masks)
+    assert predict_video(config, model, MACHINE) == 7
+    return output
+
+
+def test_a_video_gets_a_video_of_overlays_of_its_size_and_rate(
+    clip: Path, model: Path, tmp_path: Path
+) -> None:
+    output = run_video(clip, model, tmp_path / "out")
+    written = {str(it.relative_to(output)) for it in output.rglob("*.*")}
+    assert written == {"overlays/a clip.mp4", LEGEND}
+    before, after = open_video(clip), open_video(output / "overlays" / "a clip.mp4")
+    assert (after.width, after.height, after.frames) == (64, 48, 7)
+    assert after.rate == pytest.approx(before.rate)
+
+
+def test_each_frame_of_a_video_is_labelled_as_a_picture(
+    clip: Path, model: Path, tmp_path: Path
+) -> None:
+    output = run_video(clip, model, tmp_path / "out", masks=True)
+    network, _ = load_network(model, torch.device("cpu"))
+    predictor = Predictor(network, torch.device("cpu"))
+    drawn = read_frames(open_video(output / "overlays" / "a clip.mp4"))
+    for number, (frame, shown) in enumerate(zip(read_frames(open_video(clip)), drawn, strict=True)):
+        labels = predictor.label_picture(frame)
+        mask = read(output / "masks" / "a clip" / f"{number:06d}.png")
+        np.testing.assert_array_equal(mask, labels)
+        expected = overlay(frame, labels, CLASSES.colors)
+        assert abs(float(shown.mean()) - float(expected.mean())) < 6  # the codec loses some
+
+
+def test_a_truncated_video_writes_nothing(clip: Path, model: Path, tmp_path: Path) -> None:
+    truncate(clip)
+    with pytest.raises(InputError, match=r"a clip\.mp4 is no video that can be read, or a damaged"):
+        run_video(clip, model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_an_earlier_call_has_written_is_not_written_over_while_it_is_read(
+    clip: Path, model: Path, folder: Path, tmp_path: Path
+) -> None:
+    output = run_video(clip, model, tmp_path / "out")
+    run(folder / "plain.png", model, output)
+    with pytest.raises(InputError, match=r"lies in .*overlays, where the output goes"):
+        run_video(output / "overlays" / "a clip.mp4", model, output)
+    with pytest.raises(InputError, match=r"lies in .*overlays, where the output goes"):
+        list_pictures(output / "overlays" / "plain.jpg", leave_out=output)

@@ -17,7 +17,7 @@ OF_A_KIND = 8
 """Images of the lowest, of the middle and of the highest confidence."""
 _WIDEST = 360  # pixels of a picture on the page
 _QUALITY = 80
-_RED = (225, 30, 30)
+_ORANGE = (213, 94, 0)  # on gray to be seen by every kind of colour vision, as red is not
 _RAMP = (255 * matplotlib.colormaps["viridis"](np.arange(256))[:, :3]).round().astype(np.uint8)
 
 
@@ -100,10 +100,10 @@ def _paint_confidence(confidence: NDArray[np.uint8], label: NDArray[np.uint8]) -
 
 
 def _mark_wrong(image: Picture, label: NDArray[np.uint8], true: NDArray[np.uint8]) -> Picture:
-    """Paint the wrong pixels red on a gray image, which is dark where a label is missing."""
+    """Paint the wrong pixels orange on a gray image, which is dark where a label is missing."""
     gray = image.mean(axis=2, keepdims=True).repeat(3, axis=2)
     missing = (label == IGNORE_INDEX) | (true == IGNORE_INDEX)
     gray[missing] *= 0.3
     wrong = find_wrong(label, true)
-    gray[wrong] = 0.35 * gray[wrong] + 0.65 * np.array(_RED)
+    gray[wrong] = 0.35 * gray[wrong] + 0.65 * np.array(_ORANGE)
     return np.asarray(gray.round(), dtype=np.uint8)

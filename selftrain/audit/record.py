@@ -257,8 +257,8 @@ def _draw_groups(
         worst = find_worst(images["accuracy"].tolist(), WORST)
         yield Group(
             title="Least accurate labels",
-            note="Image, pseudo label, true label, and in red where they differ; dark: one of the "
-            "two is missing.",
+            note="Image, pseudo label, true label, and in orange where they differ; dark: one "
+            "of the two is missing.",
             images=[
                 draw_errors(samples[i], hidden[samples[i].name], reader, captions[i]) for i in worst
             ],

@@ -16,12 +16,16 @@ _MOST_SEGMENTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class PictureHeader:
-    """Format and size of a picture."""
+    """Format and size of a picture, and what the pixels of a PNG or a JPEG are made of."""
 
     format: Literal["PNG", "JPEG", "WebP", "TIFF", "BMP"]
     width: int
     height: int
     is_animated: bool = False
+    depth: int = 8
+    """Bits of a channel; of other formats it is not looked at."""
+    is_cmyk: bool = False
+    """Whether a JPEG holds four channels, for printing."""
 
 
 def read_header(data: bytes) -> PictureHeader | None:
@@ -82,13 +86,21 @@ def _read_png(data: bytes) -> PictureHeader | None:
     while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IDAT":
         is_animated |= data[at + 4 : at + 8] == b"acTL"
         at += 12 + _big(data, at, 4)  # length and kind before the chunk, a sum behind it
-    return PictureHeader("PNG", _big(data, 16, 4), _big(data, 20, 4), is_animated)
+    depth = _big(data, 24, 1)
+    return PictureHeader("PNG", _big(data, 16, 4), _big(data, 20, 4), is_animated, depth)
 
 
 def _read_jpeg(data: bytes) -> PictureHeader | None:
     for kind, at in jpeg_segments(data):
         if 0xC0 <= kind <= 0xCF and kind not in _NO_SIZE:
-            return PictureHeader("JPEG", _big(data, at + 7, 2), _big(data, at + 5, 2))
+            depth, channels = _big(data, at + 4, 1), _big(data, at + 9, 1)
+            return PictureHeader(
+                "JPEG",
+                _big(data, at + 7, 2),
+                _big(data, at + 5, 2),
+                depth=depth,
+                is_cmyk=channels == 4,
+            )
     return None
 
 

@@ -269,14 +269,14 @@ def _decode_ids(blob: Blob) -> NDArray[np.uint8]:
     depth, kind = data[24:26] if data.startswith(_PNG) and len(data) > 26 else (8, 0)
     if kind == 3:
         # OpenCV would turn a palette's indices, which are the ids, into its colours.
-        _require_whole(blob, data)
+        _require_whole(data, blob.path)
         if not is_png_intact(data):
-            raise _unreadable(blob)
+            raise _unreadable(blob.path)
         try:
             with Image.open(io.BytesIO(data)) as picture:
                 return np.asarray(picture, dtype=np.uint8)
         except Exception as error:  # of many kinds, by the kind of damage
-            raise _unreadable(blob) from error
+            raise _unreadable(blob.path) from error
     raw = _decode(blob, cv2.IMREAD_UNCHANGED, data)
     if raw.ndim == 3 and (raw[..., :1] == raw[..., 1:3]).all():
         raw = raw[..., 0]  # gray, in a format that has colours only, such as WebP
@@ -297,41 +297,57 @@ def _picture_size(blob: Blob) -> tuple[int, int]:
     return height, width
 
 
+def decode_picture(data: bytes, where: str) -> NDArray[np.uint8]:
+    """Return the picture in a file's bytes as RGB (H, W, 3), turned as its orientation tag says.
+
+    Args:
+        data: The whole file.
+        where: What the picture is called in the sentence about what is wrong with it.
+
+    Raises:
+        InputError: it is damaged, of no known format, or too large.
+    """
+    return _decode_bytes(data, where, cv2.IMREAD_COLOR_RGB)
+
+
 def _decode(blob: Blob, flags: int, data: bytes | None = None) -> NDArray[np.uint8]:
     """Return a picture as OpenCV reads it; `data` are the blob's bytes if they are at hand."""
-    data = blob.read() if data is None else data
-    _require_whole(blob, data)
+    return _decode_bytes(blob.read() if data is None else data, blob.path, flags)
+
+
+def _decode_bytes(data: bytes, where: Path | str, flags: int) -> NDArray[np.uint8]:
+    _require_whole(data, where)
     try:
         picture = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     except cv2.error:
         picture = None
     if picture is None:
-        raise _unreadable(blob)
+        raise _unreadable(where)
     return np.asarray(picture, dtype=picture.dtype)
 
 
-def _require_whole(blob: Blob, data: bytes) -> None:
+def _require_whole(data: bytes, where: Path | str) -> None:
     """Raise InputError unless this is all of one picture, of a known format and a sane size."""
     # OpenCV fills what a truncated file lacks with gray and says nothing.
     if _is_truncated(data):
-        raise InputError(f"{blob.path} is truncated: make or copy it again.")
+        raise InputError(f"{where} is truncated: make or copy it again.")
     header = read_header(data)
     if header is None or 0 in (header.width, header.height):
-        raise _unreadable(blob)
+        raise _unreadable(where)
     if header.is_animated:
         raise InputError(
-            f"{blob.path} is an animated {header.format}: save the one picture that is meant."
+            f"{where} is an animated {header.format}: save the one picture that is meant."
         )
     if header.width * header.height > MOST_PIXELS:
         raise InputError(
-            f"{blob.path} is, or claims to be, {header.width}x{header.height} pixels, more than "
+            f"{where} is, or claims to be, {header.width}x{header.height} pixels, more than "
             f"the {MOST_PIXELS:,} that are read: cut it into pieces, or take it out."
         )
 
 
-def _unreadable(blob: Blob) -> InputError:
+def _unreadable(where: Path | str) -> InputError:
     return InputError(
-        f"{blob.path} is not a readable picture, but damaged, or no PNG, JPEG, WebP, TIFF or BMP "
+        f"{where} is not a readable picture, but damaged, or no PNG, JPEG, WebP, TIFF or BMP "
         "of 8 or 16 bits: make or copy it again, or take it out."
     )
 

@@ -86,9 +86,9 @@ def test_confidence_is_black_where_there_is_no_label(sample: Sample, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("true", "expected"), [(1, [100, 100, 100]), (0, [181, 54, 54]), (255, [30, 30, 30])]
+    ("true", "expected"), [(1, [100, 100, 100]), (0, [173, 96, 35]), (255, [30, 30, 30])]
 )
-def test_errors_are_red_and_missing_labels_dark(
+def test_errors_are_orange_and_missing_labels_dark(
     true: int, expected: list[int], sample: Sample, tmp_path: Path
 ) -> None:
     write_picture(tmp_path / "true.png", flat(true))

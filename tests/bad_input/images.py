@@ -239,3 +239,9 @@ def an_image_that_stands_on_its_side(world: World) -> Found:
     label = root / "labels" / "2.png"
     write_picture(label, np.zeros((48, 40), np.uint8))
     return world.pictures("prepare"), [str(label), "40x48", "48x40", "orientation", "turn"]
+
+
+@case
+def no_video(world: World) -> Found:
+    path = world.picture_of(b"words that no player plays", "one.mp4")
+    return [*world.predict(), f"--predict.images={path}"], [str(path), "is no video", "again"]

@@ -21,6 +21,7 @@ from experiments.speed import (
     rehearsal,
     scan,
     scenes,
+    serving,
     training_step,
     turns,
 )
@@ -426,3 +427,23 @@ def test_whole_runs_record_what_their_commands_took(
     record = module.measure(["--machine.workers=0"])  # type: ignore[attr-defined]
     assert (record["seconds"], record["peak_gib"]) == (2.5, 1.0)
     assert "--machine.workers=0" in words
+
+
+@pytest.mark.usefixtures("store")
+def test_serving_records_every_form_and_number_of_clients(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shrink(serving, monkeypatch, FORWARDS=1)
+    setting = serving.Setting(width=64, requests=4, clients=(1, 2), rounds=1)
+    record = serving.measure(tmp_path, setting)
+    require_positive(record, ["forward_ms"])
+    for form in ("file", "array"):
+        for clients in ("1 client", "2 clients"):
+            found = record[f"{form}, {clients}"]
+            assert isinstance(found, dict)
+            require_positive(found, ["median_ms", "median_over_forward", "requests_per_s"])
+            assert found["p95_ms"] >= found["median_ms"]
+            assert found["requests"] == 4
+    sizes = record["request_bytes"]
+    assert isinstance(sizes, dict)
+    assert 0 < sizes["file"] < sizes["array"]
