@@ -189,8 +189,8 @@ def check(training: Training, setting: Setting, steps: dict[Kind, float]) -> dic
     """Train the arms for real, epoch by epoch in turns.
 
     Returns:
-        The epochs and their crops, and under each arm's name its `seconds`, `speedup`, what was
-        `planned`, and `area_limit`.
+        The epochs and their crops, and under each arm's name its `seconds`, and for one of its
+        crops `speedup`, what was `planned`, and `area_limit`.
     """
     plans = plan_check(setting)
     feed = Feed(training)
@@ -202,7 +202,10 @@ def check(training: Training, setting: Setting, steps: dict[Kind, float]) -> dic
         for arm, plan in plans.items():
             epoch = plan[number]
             seconds[arm] += time_epoch(training, feed.start(epoch), epoch)
-    planned = {arm: total_seconds(plan, steps) for arm, plan in plans.items()}
+    # By crops: of a short epoch large batches leave over more than small ones.
+    crops = {arm: sum(it.steps * it.batch_size for it in plan) for arm, plan in plans.items()}
+    cost = {arm: seconds[arm] / crops[arm] for arm in plans}
+    planned = {arm: total_seconds(plan, steps) / crops[arm] for arm, plan in plans.items()}
     found: dict[str, object] = {
         "epochs": setting.check_epochs,
         "crops_of_an_epoch": setting.check_steps * setting.batch,
@@ -210,7 +213,7 @@ def check(training: Training, setting: Setting, steps: dict[Kind, float]) -> dic
     for arm, plan in plans.items():
         found[arm.name] = {
             "seconds": seconds[arm],
-            "speedup": seconds[CONSTANT] / seconds[arm],
+            "speedup": cost[CONSTANT] / cost[arm],
             "planned": planned[CONSTANT] / planned[arm],
             "area_limit": expected_speedup([epoch.crop_size for epoch in plan], setting.crop),
         }
