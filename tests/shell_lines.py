@@ -16,6 +16,7 @@ PROGRAMS = frozenset(
 _FENCE = re.compile(r"^(?P<ticks>`{3,}|~{3,})\s*(?P<language>[\w+-]*)(?P<more>[^\n`]*)$")
 _TITLE = re.compile(r'title="([^"]*)"')
 _HERE = re.compile(r"<<-?\s*(['\"]?)(\w+)\1")
+_COMMENT = re.compile(r"""^((?:[^'"#]|\S#|'[^']*'|"[^"]*")*?)\s+#\s.*$""")
 _SET = re.compile(r"^(?:[A-Za-z_]\w*=\S*\s+)*")
 
 
@@ -92,7 +93,7 @@ def _split(block: Block) -> list[Command]:
             text = "\n".join([text, *lines[number + 1 : end + 1]])
             number = end
         else:
-            text = re.sub(r"\s+#\s.*$", "", text).strip()
+            text = _COMMENT.sub(r"\1", text).strip()
         if text and not text.startswith("#"):
             found.append(Command(text, block.line + first))
         number += 1

@@ -39,8 +39,8 @@ def _flags(knobs: Mapping[str, object]) -> list[str]:
 
 def _benchmark(words: Sequence[str]) -> str:
     found = "scenes"
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for number, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name == "--benchmark":
-            found = value if equals else following
+            found = value if equals else words[number + 1]
     return found

@@ -28,7 +28,6 @@ NOT_RUN = {
     "make test": "runs this",
     "make check": "CI runs it before the tests",
     "make format": "changes files; its tools run in `make check`",
-    "make torture": "takes hours",
     "make docs": "test_site.py builds the site",
     "mlflow run . -e student --env-manager local -P machine.processes=4": (
         "four processes; integration/test_processes.py starts two"
@@ -50,6 +49,9 @@ NOT_RUN = {
     "mlflow models serve --model-uri models:/NAME@champion --env-manager local --host 127.0.0.1 "
     "--port 5001": "the tutorial serves a model",
     "pytest tests/integration/test_sweep_workers.py": "is a test already",
+    "python -m experiments.speed.NAME --record results/speed/NAME.json": (
+        "takes minutes; experiments/test_speed.py runs each in miniature"
+    ),
     "uv pip freeze --exclude-editable > /tmp/installed.txt": "for the command below it",
     "pip-audit -r /tmp/installed.txt --no-deps --disable-pip": "asks a database on the web",
 }
@@ -207,7 +209,6 @@ def test_commands_are_taken_from_indented_and_fenced_blocks() -> None:
     assert [(it.line, it.text) for it in commands(PAGE)] == [
         (3, "make demo"),
         (6, "A=1 python -m selftrain main"),
-        (9, "not a command"),
         (12, "python - <<'END'\nx = 1  # kept\nEND"),
         (15, 'selftrain "a # b"'),
     ]
