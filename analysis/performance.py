@@ -156,6 +156,14 @@ TABLES: Mapping[str, Callable[[Record], tuple[Sequence[str], list[list[str]]]]] 
         ("seconds, from the command to its end", "seconds", "{:.0f}"),
         ("memory of all processes (GiB)", "peak_gib", "{:.1f}"),
     ),
+    "tutorial": _list(
+        ("seconds to look at the pictures", "prepare_seconds", "{:.0f}"),
+        ("seconds to train, label and compare", "seconds", "{:.0f}"),
+        ("memory of all processes (GiB)", "peak_gib", "{:.1f}"),
+        ("mIoU in percent on the 3 test pictures, teacher", "miou/teacher", "{:.2f}"),
+        ("control", "miou/control", "{:.2f}"),
+        ("student", "miou/student", "{:.2f}"),
+    ),
     "rehearsal": _list(
         ("seconds to draw and prepare the frames", "export_and_prepare_seconds", "{:.0f}"),
         ("seconds of the teacher's epoch of one step, dev measured", "seconds", "{:.0f}"),

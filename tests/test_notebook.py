@@ -27,7 +27,7 @@ def executed(
     parameters.source = SMALL
     with own_store(folder / "quickstart"):  # made already: a new one takes seconds
         pass
-    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
     client.execute()
     return notebook
 
