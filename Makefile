@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 export MLFLOW_DISABLE_TELEMETRY ?= true
+export NO_MKDOCS_2_WARNING ?= 1
+PORT ?= 5000
 
-.PHONY: setup demo test test-gpu torture check format ui tables dist clean
+.PHONY: setup demo test test-gpu torture check format ui tables docs dist clean
 
 setup: $(VENV)/installed
 
@@ -40,13 +42,16 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 ui: setup
-	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000
+	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT)
 
 tables: setup
-	$(BIN)/python -m analysis.splice README.md
+	$(BIN)/python -m analysis.splice README.md docs/performance.md
+
+docs: setup
+	$(BIN)/mkdocs build --strict
 
 dist: setup
 	$(BIN)/uv build --quiet --clear
 
 clean:
-	rm -rf outputs mlruns mlartifacts mlflow.db .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf outputs mlruns mlartifacts mlflow.db site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,9 +1,10 @@
 """Tables of results inside a text, between markers, so that no number is typed by hand.
 
-    python -m analysis.splice README.md ...
+    python -m analysis.splice README.md docs/performance.md ...
 
 Between `<!-- table: scenes/table2_pseudo_ratio -->` and `<!-- end -->` stands
-`results/scenes/table2_pseudo_ratio.md`; the folder `results` lies beside the text.
+`results/scenes/table2_pseudo_ratio.md`, and for `<!-- table: speed/crop -->` what is made of
+`results/speed/crop.json`. The folder `results` lies beside the text or beside its folder.
 """
 
 import re
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.performance import FOLDER, render_record
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
 
@@ -30,7 +32,8 @@ def splice(text: str, results: Path) -> str:
     """
 
     def table(found: re.Match[str]) -> str:
-        path = results / f"{found['name']}.md"
+        of_speed = found["name"].startswith(f"{FOLDER}/")
+        path = results / f"{found['name']}.{'json' if of_speed else 'md'}"
         if not path.is_file():
             raise InputError(
                 f"There is no {path} for the marker {found['name']}: build the report that writes "
@@ -40,7 +43,8 @@ def splice(text: str, results: Path) -> str:
             raise InputError(
                 f"The marker of the table {found['name']} has no <!-- end -->: add it below."
             )
-        return f"{found[1]}{path.read_text()}{found[4]}"
+        inside = render_record(path) if of_speed else path.read_text()
+        return f"{found[1]}{inside}{found[4]}"
 
     spliced, count = _MARKED.subn(table, text)
     if count < len(_BEGIN.findall(text)):
@@ -51,13 +55,19 @@ def splice(text: str, results: Path) -> str:
     return spliced
 
 
+def find_results(text: Path) -> Path:
+    """Return the folder of results that belongs to a text."""
+    beside = text.parent / "results"
+    return beside if beside.is_dir() else text.resolve().parent.parent / "results"
+
+
 def main(argv: Sequence[str]) -> None:
     """Renew the tables in the texts that are named."""
     if not argv:
         raise InputError("Name the texts: python -m analysis.splice README.md.")
     for path in map(Path, argv):
         text = path.read_text()
-        spliced = splice(text, path.parent / "results")
+        spliced = splice(text, find_results(path))
         if spliced != text:
             write_atomically(path, spliced.encode())
 

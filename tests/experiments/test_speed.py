@@ -24,6 +24,7 @@ from experiments.speed import (
     serving,
     training_step,
     turns,
+    tutorial,
 )
 from experiments.speed.measure import keep_others, report
 from experiments.speed.usual_step import Usual, UsualLabels, require_equal
@@ -448,3 +449,29 @@ def test_serving_records_every_form_and_number_of_clients(
     sizes = record["request_bytes"]
     assert isinstance(sizes, dict)
     assert 0 < sizes["file"] < sizes["array"]
+
+
+def test_the_tutorial_is_timed_by_the_commands_of_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text()
+    for size in tutorial.SIZES:
+        assert f"-P {size.removeprefix('--')}" in page
+    assert f"range({tutorial.PICTURES})" in page
+    assert f"number < {tutorial.MASKS}" in page
+    commands: list[Sequence[str]] = []
+
+    def watch(command: Sequence[str], folder: Path) -> tuple[float, int]:
+        commands.append(command)
+        root = folder / "pictures"
+        assert [len(list((root / name).iterdir())) for name in ("images", "labels")] == [3, 1]
+        (folder / "outputs" / "main-folder-1").mkdir(parents=True, exist_ok=True)
+        table = "metric,teacher,control,student\ntest mIoU,1.5,2.5,3.5\ntest IoU road,1,2,3\n"
+        (folder / "outputs" / "main-folder-1" / "comparison.csv").write_text(table)
+        return 2.5, 2**30
+
+    shrink(tutorial, monkeypatch, watch=watch, PICTURES=3, MASKS=1)
+    record = tutorial.measure(["--machine.workers=0"])
+    assert record["miou"] == {"teacher": 1.5, "control": 2.5, "student": 3.5}
+    assert (record["seconds"], record["peak_gib"]) == (2.5, 1.0)
+    assert [command[0] for command in commands] == ["prepare", "main"]
+    assert all("--machine.workers=0" in command for command in commands)
+    assert set(tutorial.SIZES) <= set(commands[1])
