@@ -15,7 +15,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # comes with mlflow
 from compose_file import COMPOSE, CUDA, REPOSITORY, services
 
-from selftrain.__main__ import ACTIONS
+from selftrain.actions import ACTIONS
 from selftrain.command_line import parse
 
 PASSWORD = {"POSTGRES_PASSWORD": "hush-4711"}

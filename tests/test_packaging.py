@@ -16,7 +16,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # comes with mlflow
 from miniature import TINY, flags
 
-from selftrain.__main__ import ACTIONS
+from selftrain.actions import ACTIONS
 from selftrain.knobs import Scalar
 from selftrain.space import space_names
 from selftrain.study import study_names

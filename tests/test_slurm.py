@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from selftrain.__main__ import ACTIONS
+from selftrain.actions import ACTIONS
 from selftrain.command_line import parse
 from selftrain.config import Config
 
