@@ -19,14 +19,15 @@ def sizes_of(name: str, arm: str) -> list[int]:
     """Return the crop size of each epoch of an arm of Table 4, in pixels.
 
     Args:
-        name: Of the benchmark; its own number of epochs, not that of a small study, is drawn.
+        name: Of the benchmark; its own epochs and crops, not those of a small study, are drawn.
         arm: Of the study.
     """
     config = arm_config(benchmark(name), STUDY, STUDY.arms[arm], 0).student
+    own = benchmark(name).student
     return crop_sizes(
         config.crop.schedule,
-        epochs=benchmark(name).student.epochs,
-        crop_size=config.crop.size,
+        epochs=own.epochs,
+        crop_size=own.crop.size,
         warm_up=config.crop.warm_up,
         cycles=config.crop.cycles,
     )
