@@ -109,8 +109,10 @@ def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Insta
     environment, folder = tmp_path_factory.mktemp("environment"), tmp_path_factory.mktemp("user")
     subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, environment], check=True)
     python = environment / "bin" / "python"
-    install = [UV, "pip", "install", "--quiet", "--offline", "--no-deps", "--python", python, wheel]
-    subprocess.run(install, check=True)
+    subprocess.run(
+        [UV, "pip", "install", "--quiet", "--offline", "--no-deps", "--python", python, wheel],
+        check=True,
+    )
     (own,) = environment.glob("lib/python*/site-packages")
     (own / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
     return Installation(environment, folder)
