@@ -5,7 +5,7 @@ data that it has read with their digests. A chain is read from the store alone: 
 opened, nothing is made.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -184,10 +184,9 @@ def _lines(made: Made, seen: set[str]) -> list[str]:
 
 def describe_in_markdown(made: Made) -> str:
     """Return what a product was made from as a list whose names lead to the runs in MLflow."""
-    sources: Sequence[Made] = made.sources
-    lines = [line for source in sources for line in _items(source, 0, set())]
-    lines += _data_items(made, 0)
-    return "\n".join(lines)
+    seen: set[str] = set()
+    lines = [line for source in made.sources for line in _items(source, 0, seen)]
+    return "\n".join([*lines, *_data_items(made, 0)])
 
 
 def describe_in_a_line(made: Made) -> str:

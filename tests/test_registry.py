@@ -21,6 +21,7 @@ from selftrain.config import Config
 from selftrain.errors import InputError
 from selftrain.knobs import override
 from selftrain.lineage_record import NOTE_TAG
+from selftrain.locks import FileLock
 from selftrain.pipeline import Pipeline
 from selftrain.registry import CONTROL, FINETUNED, STUDENT, TEACHER, register, renew_card
 from selftrain.spool import Message
@@ -446,7 +447,7 @@ def test_who_takes_too_long_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_versions, "_PATIENCE", 0.1)
-    monkeypatch.setattr(model_versions.FileLock, "take", lambda lock: False)
+    monkeypatch.setattr(FileLock, "take", lambda lock: False)
     with model_versions.one_at_a_time(tmp_path):
         pass
 
