@@ -161,7 +161,7 @@ class Typist:
             pattern = rf"(?<!\w){word}(?!\w)"
             if re.search(pattern, text):
                 given = value if isinstance(value, str) else value(self)
-                text = re.sub(pattern, lambda _, given=given: given, text)
+                text = given.join(re.split(pattern, text))
         return text
 
     def made(self, role: str) -> str:
