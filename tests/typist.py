@@ -228,7 +228,7 @@ def _splice(words: list[str]) -> None:
     import_module("analysis.splice").main(words)
 
 
-INSIDE: Mapping[str, Callable[[list[str]], None]] = {
+INSIDE: Mapping[str, Callable[[list[str]], object]] = {
     "selftrain": lambda words: selftrain(shorten(words, small_knobs())),
     "analysis.report": _report,
     "analysis.splice": _splice,
