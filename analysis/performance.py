@@ -112,7 +112,7 @@ def _read_inference(record: Record) -> tuple[Sequence[str], list[list[str]]]:
     rows = [
         [f"{name}, {way}", *(_show(it, f"{way}_{path}", form) for path, form in columns.values())]
         for name, it in _networks(record)
-        for way in ("whole", "flip", "scales", "window", "all")
+        for way in ("whole", "flip", "scales", "window", "all", "usual")
         if f"{way}_images_per_s" in it
     ]
     rows += [  # one image each, in a process of its own
@@ -137,9 +137,17 @@ def _read_crop_schedules(record: Record) -> tuple[Sequence[str], list[list[str]]
     ]
     if "check" in record:
         check = record["check"]
-        title = f"{check['schedule']}, {check['epochs']} epochs by the clock"
-        limit = _show(check, "area_limit", "{:.2f}")
-        rows.append([title, NONE, _show(check, "speedup", "{:.2f}"), limit, NONE])
+        rows += [
+            [
+                f"{name}, {check['epochs']} epochs by the clock",
+                NONE,
+                _show(it, "speedup", "{:.2f}"),
+                _show(it, "area_limit", "{:.2f}"),
+                NONE,
+            ]
+            for name, it in check.items()
+            if isinstance(it, Mapping)
+        ]
     return ("schedule", "hours", "speed-up", "by the area alone", "paper"), rows
 
 
