@@ -32,7 +32,7 @@ COPIED = (
     *("selftrain", "analysis", "experiments", "results", "docs"),
     *("MLproject", "conda.yaml", "Makefile", "README.md", "pyproject.toml", "mkdocs.yml"),
 )
-PATIENCE = 120
+PATIENCE = 300
 """Seconds until a server must answer."""
 
 _PYTHON = """#!{python}
