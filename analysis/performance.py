@@ -151,6 +151,21 @@ def _read_crop_schedules(record: Record) -> tuple[Sequence[str], list[list[str]]
     return ("schedule", "hours", "speed-up", "by the area alone", "paper"), rows
 
 
+def _read_serving(record: Record) -> tuple[Sequence[str], list[list[str]]]:
+    columns = {
+        "median (ms)": ("median_ms", "{:.0f}"),
+        "95th percentile (ms)": ("p95_ms", "{:.0f}"),
+        "requests/s": ("requests_per_s", "{:.1f}"),
+        "median / forward": ("median_over_forward", "{:.1f}"),
+    }
+    rows = [
+        [name, *(_show(it, path, form) for path, form in columns.values())]
+        for name, it in record.items()
+        if isinstance(it, Mapping) and "median_ms" in it
+    ]
+    return ("form, clients", *columns), rows
+
+
 def _networks(record: Record) -> list[tuple[str, Record]]:
     return [
         (name, it)
@@ -177,6 +192,7 @@ TABLES: Mapping[str, Callable[[Record], tuple[Sequence[str], list[list[str]]]]] 
         ("seconds of the teacher's epoch of one step, dev measured", "seconds", "{:.0f}"),
         ("memory of all processes (GiB)", "peak_gib", "{:.1f}"),
     ),
+    "serving": _read_serving,
     "confusion_matrix": _list(
         ("ours (ms)", "ours_ms", "{:.1f}"),
         ("torchmetrics (ms)", "usual_ms", "{:.1f}"),

@@ -22,6 +22,8 @@ OTHERS = sorted(str(it.relative_to(REPOSITORY)) for it in (REPOSITORY / "docs").
 PAGES = [*FIRST, *(it for it in OTHERS if it != TUTORIAL and not it.startswith(RECIPES))]
 
 _MINIATURES = "needs the data set; data/test_*.py and integration/test_data_sets.py read miniatures"
+_AUTH = "needs a package that is not among ours; tried by hand, as the page says"
+_MACHINES = "for two machines; test_launch.py starts two on one"
 NOT_RUN = {
     "make setup": "installs gigabytes; all other commands find what it would have made",
     ". .venv/bin/activate": "changes the shell; the typist has .venv/bin on the PATH",
@@ -52,6 +54,52 @@ NOT_RUN = {
     "python -m experiments.speed.NAME --record results/speed/NAME.json": (
         "takes minutes; experiments/test_speed.py runs each in miniature"
     ),
+    "mlflow run . -e student --env-manager local -P nproc=4": (
+        "four processes; integration/test_processes.py starts two"
+    ),
+    "export MLFLOW_AUTH_ADMIN_PASSWORD=... MLFLOW_FLASK_SERVER_SECRET_KEY=...": _AUTH,
+    "mlflow server --app-name basic-auth --host 127.0.0.1 --port 5917 --backend-store-uri "
+    "sqlite:///mlflow.db": _AUTH,
+    "MLFLOW_TRACKING_URI=http://127.0.0.1:5917 MLFLOW_TRACKING_USERNAME=... "
+    "MLFLOW_TRACKING_PASSWORD=... python -m selftrain prepare": _AUTH,
+    "export PET_NNODES=2 PET_RDZV_ENDPOINT=ADDRESS:29500 PET_RDZV_ID=any-word": _MACHINES,
+    "selftrain student --benchmark cityscapes --machine.processes 4": _MACHINES,
+    "pytest tests/test_slurm.py tests/test_launch.py": "are tests already",
+    "pytest tests/test_packaging.py tests/test_containers.py "
+    "tests/integration/test_compose_services.py": "are tests already",
+    "python -m selftrain student --json 2>/dev/null | python -m json.tool": (
+        "test_actions.py reads what commands say as scripts do"
+    ),
+    "selftrain completion bash > ~/.local/share/bash-completion/completions/selftrain": (
+        "writes into one's home; test_completion.py completes in real shells"
+    ),
+    "pip install dist/selftrain-*.whl": "test_packaging.py installs the wheel",
+    "selftrain main": "test_packaging.py runs it, installed",
+    **dict.fromkeys(
+        (
+            "docker build --tag selftrain .",
+            "docker build --tag selftrain:cpu --build-arg TORCH_INDEX=INDEX .",
+            'docker run --rm --shm-size 2g --volume "$PWD/outputs:/srv/selftrain/outputs" '
+            "selftrain main",
+            "docker run --rm --shm-size 2g --gpus all --volume DATA:/srv/selftrain/data:ro "
+            '--volume "$PWD/outputs:/srv/selftrain/outputs" --env '
+            "MLFLOW_TRACKING_URI=http://HOST:5000 selftrain student --benchmark cityscapes "
+            "--machine.data_root data --machine.processes 4",
+            'export POSTGRES_PASSWORD="$(openssl rand -hex 16)"',
+            "docker compose build",
+            "docker compose up --scale worker=4",
+            "docker compose run --rm worker main",
+        ),
+        "needs Docker's daemon; test_containers.py reads the files, test_compose_services.py "
+        "starts the services",
+    ),
+    "mlflow models serve -m models:/selftrain-scenes@champion --env-manager local --host "
+    "127.0.0.1 --port 5001": "test_serving.py serves so",
+    "python -m experiments.speed.serving --record results/speed/serving.json": (
+        "takes minutes; experiments/test_speed.py runs it in miniature"
+    ),
+    "python -m selftrain predict --predict.images clip.mp4 --predict.model runs:/ID "
+    "--predict.output out": "test_video.py labels a video",
     "uv pip freeze --exclude-editable > /tmp/installed.txt": "for the command below it",
     "pip-audit -r /tmp/installed.txt --no-deps --disable-pip": "asks a database on the web",
 }
