@@ -21,7 +21,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from selftrain import model_versions, progress, store
+from selftrain import model_versions, progress, signals, store
 from selftrain.checkpoint import CHECKPOINT, NETWORK, OLDER
 from selftrain.errors import InputError, Refused, Unavailable
 from selftrain.model_versions import Registration
@@ -179,7 +179,8 @@ class Outbox:
                 with self._lock:
                     if self._spools and (undelivered := self._try()) is not None:
                         raise undelivered
-                found = ask()
+                with signals.deferred():  # what a session of the database leaves torn locks it
+                    found = ask()
             except Exception as error:
                 if store.is_refusal(error):
                     raise Refused(

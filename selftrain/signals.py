@@ -118,13 +118,17 @@ def heard() -> Iterator[None]:
 def deferred() -> Iterator[Deferred]:
     """Let signals wait until the block ends; it may look for them, and end by `obey`.
 
-    Blocks do not stand in each other. Outside of `heard` there is nothing to put off.
+    A block inside another one leaves it to that. Outside of `heard`, and in other threads than the
+    main one, there is nothing to put off.
 
     Raises:
         Terminated: at the end of the block, if a signal waits.
     """
     found = (signal.getsignal(number) for number in ENDING)
     listener = next((it for it in found if isinstance(it, _Listener)), _Listener())
+    if listener.defers or threading.current_thread() is not threading.main_thread():
+        yield Deferred(listener)
+        return
     listener.defers = True
     try:
         yield Deferred(listener)

@@ -212,3 +212,12 @@ def test_a_command_that_is_stopped_exits_with_the_signals_number(
         main()
     assert ended.value.code == 128 + signal.SIGUSR1
     assert capsys.readouterr().err == "stopped by SIGUSR1\n"
+
+
+def test_a_deferred_block_inside_another_leaves_the_signal_to_that() -> None:
+    done = []
+    with pytest.raises(Terminated), signals.heard(), signals.deferred():
+        with signals.deferred() as asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+        done.append(asked.signal)
+    assert done == [signal.SIGTERM]
