@@ -181,6 +181,16 @@ def test_the_chain_is_noted_in_the_run_of_who_has_one(chain: dict[str, str]) -> 
     assert [Path(it.path).name for it in files] == ["lineage.png", "lineage.txt"]
 
 
+def test_the_chain_leaves_the_rest_of_a_description_as_it_was(chain: dict[str, str]) -> None:
+    run = tracking.Run(chain["student"])
+    run.set_tags({NOTE_TAG: "A student.\n\n**Data:** some.\n\nEvery knob."})
+    note_lineage(chain["student"])
+    first, _, line, _, *rest = mlflow.get_run(chain["student"]).data.tags[NOTE_TAG].split("\n")
+    assert first == "A student."
+    assert line.startswith("**Chain:** student")
+    assert rest == ["**Data:** some.", "", "Every knob."]
+
+
 @pytest.mark.parametrize("form", ["{}", "runs:/{}"])
 def test_a_run_is_named_as_everywhere(
     form: str, chain: dict[str, str], capsys: pytest.CaptureFixture[str]
