@@ -45,7 +45,7 @@ ui: setup
 	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT)
 
 tables: setup
-	$(BIN)/python -m analysis.splice README.md docs/performance.md
+	$(BIN)/python -m analysis.splice README.md docs/performance.md docs/cuda.md
 
 docs: setup
 	$(BIN)/mkdocs build --strict

@@ -13,6 +13,10 @@ from selftrain.errors import InputError
 
 FOLDER = "speed"
 """Below the results."""
+CUDA = f"{FOLDER}/cuda"
+"""Records of a CUDA machine, beside those of the CPU; there may be none."""
+NOT_MEASURED = f"{NONE}\n"
+"""Stands where there is no record of CUDA."""
 Record = Mapping[str, Any]
 Item = tuple[str, str, str]
 """What is measured, its dotted path in the record, and the format of the number."""
@@ -96,6 +100,12 @@ def _read_training_step(record: Record) -> tuple[Sequence[str], list[list[str]]]
         "with the loader / ours": ("end_to_end_share", "{:.2f}"),
         "ours, memory (GiB)": ("ours_peak_gib", "{:.2f}"),
     }
+    if any("usual_amp_images_per_s" in found for _, found in _networks(record)):  # on CUDA
+        columns |= {
+            "ours compiled, images/s": ("ours_compiled_images_per_s", "{:.2f}"),
+            "usual AMP, images/s": ("usual_amp_images_per_s", "{:.2f}"),
+            "ours / usual AMP": ("ours_over_usual_amp", "{:.2f}"),
+        }
     rows = [
         [name, *(_show(found, path, form) for path, form in columns.values())]
         for name, found in _networks(record)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.performance import FOLDER, render_record
+from analysis.performance import CUDA, FOLDER, NOT_MEASURED, render_record
 from selftrain.errors import InputError
 from selftrain.files import write_atomically
 
@@ -34,7 +34,8 @@ def splice(text: str, results: Path) -> str:
     def table(found: re.Match[str]) -> str:
         of_speed = found["name"].startswith(f"{FOLDER}/")
         path = results / f"{found['name']}.{'json' if of_speed else 'md'}"
-        if not path.is_file():
+        is_measured = path.is_file()
+        if not is_measured and not found["name"].startswith(f"{CUDA}/"):
             raise InputError(
                 f"There is no {path} for the marker {found['name']}: build the report that writes "
                 "it, or take the marker away."
@@ -43,6 +44,8 @@ def splice(text: str, results: Path) -> str:
             raise InputError(
                 f"The marker of the table {found['name']} has no <!-- end -->: add it below."
             )
+        if not is_measured:
+            return f"{found[1]}{NOT_MEASURED}{found[4]}"
         inside = render_record(path) if of_speed else path.read_text()
         return f"{found[1]}{inside}{found[4]}"
 

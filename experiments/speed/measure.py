@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import cv2
@@ -93,8 +93,16 @@ def machine_facts() -> dict[str, str]:
         "python": platform.python_version(),
         # OpenCV is asked itself, because it is distributed under several names.
         "opencv": cv2.__version__,
-        **{name: version(name) for name in VERSIONED},
+        **{name: found for name in VERSIONED if (found := _version(name))},
     }
+
+
+def _version(name: str) -> str:
+    """Return a distribution's version; "" where it is not there, as torchmetrics need not be."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 def keep_others(record: dict[str, object], path: Path | None) -> dict[str, object]:
