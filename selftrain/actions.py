@@ -34,7 +34,7 @@ from selftrain.knobs import Scalar, flatten
 from selftrain.lineage_record import show_lineage
 from selftrain.machine import count_workers, describe
 from selftrain.pipeline import Pipeline
-from selftrain.predict import list_pictures, predict, predict_video
+from selftrain.predict import SHEET, list_pictures, predict, predict_video
 from selftrain.prepare import PAGE, read_summary
 from selftrain.registry import CONTROL, FINETUNED, STUDENT, TEACHER, register, renew_card
 from selftrain.sources import export_scenes
@@ -260,7 +260,7 @@ def _predict(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
     return Summary(
         what=f"{len(samples)} pictures labelled",
         facts={"masks": f"{output / 'masks'} (class ids)", "look at": str(output / "overlays")},
-        files=[output / name for name in ("masks", "colors", "overlays")],
+        files=[output / name for name in ("masks", "colors", "overlays", SHEET)],
         details={"pictures": len(samples)},
         following=[] if is_folder(config.predict.model) else [keep],
     )

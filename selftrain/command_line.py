@@ -47,8 +47,14 @@ def split_output(argv: Sequence[str]) -> tuple[Output, list[str]]:
             if word.startswith("--") and not has_value and rest and not rest[0].startswith("--"):
                 left.append(rest.pop(0))
             continue
-        # In front of the stage, the next word is that.
-        if not has_value and rest and not rest[0].startswith("--") and (left or _is_bool(rest[0])):
+        # In front of the stage the next word is that, and before a first word it may be that.
+        may_stand = not left or left[-1] in _FIRST_WORD
+        if (
+            not has_value
+            and rest
+            and not rest[0].startswith("--")
+            and (not may_stand or _is_bool(rest[0]))
+        ):
             text, has_value = rest.pop(0), "="
         if has_value and not _is_bool(text):
             raise InputError(f"{name} = {text!r} is neither true nor false.")

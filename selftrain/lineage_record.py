@@ -30,7 +30,9 @@ def note_lineage(run_id: str) -> None:
         return
     run = tracking.Run(run_id)
     note = made.run.tags.get(NOTE_TAG, "") if made.run else ""
-    what, _, rest = note.partition("\n")
+    what, *others = note.split("\n")
+    # The chain says it all, and once.
+    rest = "\n".join(it for it in others if not it.startswith(("**Chain:**", "**Made from:**")))
     chain = f"**Chain:** {describe_in_a_line(made)}"
     # High up: MLflow folds a longer description.
     run.set_tags({NOTE_TAG: "\n".join([what, "", chain, rest])[:_LONGEST_NOTE].strip()})

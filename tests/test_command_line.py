@@ -196,3 +196,9 @@ def test_quiet_and_json_stand_anywhere_alone_or_with_a_value(
 def test_quiet_is_true_or_false() -> None:
     with pytest.raises(InputError, match="quiet = 'yes' is neither true nor false"):
         split_output(["student", "--quiet", "yes"])
+
+
+def test_an_option_before_the_run_of_lineage_does_not_take_it_for_its_value() -> None:
+    output, words = split_output(["lineage", "--quiet", "models:/selftrain-scenes@champion"])
+    assert output.quiet
+    assert words == ["lineage", "models:/selftrain-scenes@champion"]

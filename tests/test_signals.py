@@ -215,9 +215,14 @@ def test_a_command_that_is_stopped_exits_with_the_signals_number(
 
 
 def test_a_deferred_block_inside_another_leaves_the_signal_to_that() -> None:
-    done = []
-    with pytest.raises(Terminated), signals.heard(), signals.deferred():
-        with signals.deferred() as asked:
-            os.kill(os.getpid(), signal.SIGTERM)
-        done.append(asked.signal)
-    assert done == [signal.SIGTERM]
+    waiting = []
+
+    def nest() -> None:
+        with signals.heard(), signals.deferred():
+            with signals.deferred() as asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+            waiting.append(asked.signal)
+
+    with pytest.raises(Terminated):
+        nest()
+    assert waiting == [signal.SIGTERM]
