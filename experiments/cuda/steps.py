@@ -123,7 +123,7 @@ def _measure(name: str, step: Step, setting: Setting, deadline: float) -> dict[s
     """Measure what the kept record does not have yet."""
     kept = KEPT / f"{name}.json"
     names = list(setting.networks or NETWORKS) if step.per_network else [""]
-    done, failed, left = [], [], []
+    done, failed, left = list[str](), list[str](), list[str]()
     for network in names:
         if kept.exists() and (not network or network in json.loads(kept.read_bytes())):
             done.append(network or name)
