@@ -24,7 +24,7 @@ _KINDS: Mapping[str, str] = {
 }
 _TRAINED = (
     "In *Model metrics*: curves, the last epoch's IoU of each class on dev as bars, and the same "
-    "dev frames at several epochs as pictures with a slider. The network is the logged model."
+    "dev frames at several epochs, with a slider. The network is the logged model."
 )
 _READS: Mapping[str, tuple[str, ...]] = {
     "prepare": ("data.",),

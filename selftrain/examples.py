@@ -22,7 +22,7 @@ from selftrain.pictures import Picture, colorize, encode_webp, shrink, side_by_s
 
 FRAMES = 3
 STEPS = 20
-"""Measurements that are drawn, at most; the last one always is."""
+"""Measurements that are drawn, at most."""
 _LOOKED_AT = 12
 """Frames among which one is chosen: to read all labels of a large dev split would take minutes."""
 _PANEL = 252
@@ -47,14 +47,18 @@ class Examples:
         self._epochs, self._every = epochs, every
         self._chosen: list[Sample] | None = None
         self.drawn: dict[int, dict[str, bytes]] = {}
-        """Epoch, from 0 -> name, beside `dev/mIoU` in MLflow -> WebP file."""
+        """Epoch, from 0 -> name, the same in all trainings -> WebP file."""
 
     def is_due(self, epoch: int) -> bool:
-        """Say whether a measurement after this epoch, from 0, is drawn."""
-        if epoch + 1 == self._epochs:
+        """Say whether frames are drawn after this epoch, from 0.
+
+        They are after the first, where MLflow's slider begins, and the last, and with up to `STEPS`
+        measurements between.
+        """
+        if epoch in (0, self._epochs - 1):
             return True
-        every = max(1, math.ceil(self._epochs // self._every / STEPS))
-        return (epoch + 1) // self._every % every == 0
+        every = max(1, math.ceil(self._epochs // self._every / STEPS)) * self._every
+        return (epoch + 1) % every == 0
 
     def draw(self, predictor: Predictor, epoch: int) -> Mapping[str, bytes]:
         """Draw and keep what a network makes of the frames: {name: WebP file}.
@@ -66,7 +70,7 @@ class Examples:
         if self._chosen is None:
             self._chosen = choose(self._dev, self._reader)
         self.drawn[epoch] = {
-            f"dev/{number} {sample.name.replace('/', ' ')}": self._draw(predictor, sample)
+            f"frames/{number}": self._draw(predictor, sample)
             for number, sample in enumerate(self._chosen, start=1)
         }
         return self.drawn[epoch]
@@ -76,7 +80,20 @@ class Examples:
         # A copy: the reader's may lie in a file that is mapped read-only.
         images = torch.from_numpy(image[None].copy()).permute(0, 3, 1, 2)
         predicted = predictor.labels(images)[0][0].cpu().numpy()
-        return encode_webp(_panels(image, true, predicted, self._reader), quality=_QUALITY)
+        return encode_webp(self._panels(sample.name, image, true, predicted), quality=_QUALITY)
+
+    def _panels(
+        self, name: str, image: Picture, true: NDArray[np.uint8], predicted: NDArray[np.uint8]
+    ) -> Picture:
+        image, true, predicted = (shrink(it, _PANEL) for it in (image, true, predicted))
+        colors = self._reader.classes.colors
+        wrong = np.repeat(image.mean(axis=2, keepdims=True) * 0.5, 3, axis=2).astype(np.uint8)
+        wrong[(true != predicted) & (true != IGNORE_INDEX)] = _WRONG
+        rows = [
+            {name: image, "truth": colorize(true, colors)},
+            {"prediction": colorize(predicted, colors), "wrong": wrong},
+        ]
+        return np.concatenate([side_by_side(row) for row in rows])
 
     def state(self) -> dict[int, dict[str, Tensor]]:
         """Return what is drawn, for a checkpoint."""
@@ -115,17 +132,3 @@ def choose(dev: Sequence[Sample], reader: Reader) -> list[Sample]:
 
 def _count_classes(label: NDArray[np.uint8]) -> int:
     return len(np.setdiff1d(label, [IGNORE_INDEX]))
-
-
-def _panels(
-    image: Picture, true: NDArray[np.uint8], predicted: NDArray[np.uint8], reader: Reader
-) -> Picture:
-    image, true, predicted = (shrink(it, _PANEL) for it in (image, true, predicted))
-    colors = reader.classes.colors
-    wrong = np.repeat(image.mean(axis=2, keepdims=True) * 0.5, 3, axis=2).astype(np.uint8)
-    wrong[(true != predicted) & (true != IGNORE_INDEX)] = _WRONG
-    rows = [
-        {"image": image, "truth": colorize(true, colors)},
-        {"prediction": colorize(predicted, colors), "wrong": wrong},
-    ]
-    return np.concatenate([side_by_side(row) for row in rows])

@@ -28,9 +28,37 @@ def _view(columns: Sequence[str], order: str, where: str = "") -> dict[str, obje
     }
 
 
+_FRAMES = {
+    "compareRunSections": [
+        {
+            "uuid": "selftrain-frames",
+            "name": "frames",
+            "display": True,
+            "isReordered": False,
+            "deleted": False,
+            "isGenerated": False,
+        }
+    ],
+    "compareRunCharts": [
+        {
+            "uuid": "selftrain-frames-of-all",
+            "type": "IMAGE",
+            "metricSectionId": "selftrain-frames",
+            "displayName": "dev frames",
+            "imageKeys": ["frames/1", "frames/2", "frames/3"],
+            "step": 0,
+            "showRunParams": False,
+            "runsCountToCompare": 10,
+            "deleted": False,
+            "isGenerated": False,
+        }
+    ],
+}
+"""A chart with the frames that trainings draw (`examples.py`), of all runs beside each other."""
+
 VIEWS: Mapping[str, Mapping[str, object]] = {
     "results": _view([_STAGE, _BENCHMARK, _SEED, _DEV, _TEST, *_OF_MAIN], _TEST),
-    "trainings": _view([_BENCHMARK, _SEED, _DEV], _DEV, "tags.selftrain.stage = 'train'"),
+    "trainings": _view([_BENCHMARK, _SEED, _DEV], _DEV, "tags.selftrain.stage = 'train'") | _FRAMES,
     "evaluations": _view([_BENCHMARK, _SEED, _TEST], _TEST, "tags.selftrain.stage = 'evaluate'"),
 }
 """Name -> state of the table."""

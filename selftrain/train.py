@@ -91,6 +91,7 @@ def train(
                 is_last = epoch.number + 1 == config.epochs  # measured when all is done
                 if data.dev and not is_last and (epoch.number + 1) % config.eval_every == 0:
                     row |= _dev_metrics(training.measure_dev())
+                if not is_last:
                     run.log_images(training.draw_dev(epoch.number), step=epoch.number)
                 with signals.deferred():
                     _end_epoch(training, row, folder)

@@ -116,6 +116,8 @@ class Album(Run):
 
     def log_images(self, pictures: Mapping[str, bytes], step: int) -> None:
         assert step not in self.pictures
+        if not pictures:
+            return
         self.pictures[step] = dict(pictures)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
