@@ -25,7 +25,12 @@ def shorten(words: Sequence[str], before: Mapping[str, object]) -> list[str]:
         before: Knobs that stand before what the page says, and give way to it. Those of the data
             are for drawn scenes alone.
     """
-    if len(words) < 1 or words[0].startswith("-") or words[0] == "sync" or "--help" in words:
+    if (
+        len(words) < 1
+        or words[0].startswith("-")
+        or words[0] in ("sync", "lineage")
+        or "--help" in words
+    ):
         return list(words)
     stage, *rest = words
     drawn = _benchmark(rest).startswith("scenes")

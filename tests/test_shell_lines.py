@@ -31,9 +31,6 @@ NOT_RUN = {
     "make check": "CI runs it before the tests",
     "make format": "changes files; its tools run in `make check`",
     "make docs": "test_site.py builds the site",
-    "mlflow run . -e student --env-manager local -P machine.processes=4": (
-        "four processes; integration/test_processes.py starts two"
-    ),
     "mlflow run . -e sweep --env-manager local -P benchmark=scenes -P objective=dev_and_time": (
         "the line above it is run; test_sweep.py has this objective"
     ),
@@ -208,7 +205,7 @@ def test_a_command_of_the_tutorial_succeeds(newcomer: Typist, command: Command) 
 
 def test_the_tutorial_ends_with_what_it_promises(newcomer: Typist) -> None:
     found = {path.parent.name for path in (newcomer.folder / "predicted").rglob("*.png")}
-    assert found == {"masks", "colors"}
+    assert found == {"masks", "colors", "overlays"}
     assert (newcomer.folder / "mask.png").is_file()
     (code,) = [it.text for it in code_blocks(read(TUTORIAL)) if it.language == "python"]
     assert "(1, 19, 128, 256)" in newcomer.in_shell(f"python - <<'END'\n{code}\nEND")

@@ -192,7 +192,10 @@ class Typist:
         """Carry out `python -m MODULE ...` here, if that can be done."""
         if words[1:2] != ["-m"] or words[2] not in INSIDE:
             return False
-        INSIDE[words[2]](words[3:])
+        try:
+            INSIDE[words[2]](words[3:])
+        except SystemExit as end:  # the help
+            assert not end.code
         return True
 
     def _mlflow(self, words: list[str]) -> bool:
