@@ -446,7 +446,6 @@ def _lineage(pipeline: Pipeline, run: tracking.Run) -> Summary | None:
     files = [] if config.output == "none" else [Path(config.output)]
     return Summary(
         what=f"{config.run} traced",
-        facts={"written": config.output} if files else {},
         files=files,
         details={"lineage": text},
     )

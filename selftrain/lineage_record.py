@@ -60,4 +60,5 @@ def show_lineage(config: LineageConfig) -> str:
     progress.say(text)
     if config.output != "none":
         write_atomically(Path(config.output), encode(draw(made), suffix))
+        progress.say(f"written: {config.output}")
     return text

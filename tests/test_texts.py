@@ -22,8 +22,8 @@ def test_the_tables_of_the_readme_are_rows_of_the_results() -> None:
     results = [read("results/scenes/main.md"), read("results/camvid_small/main.md")]
     rows = [row for text in results for row in numbers(text)]
     found = numbers(re.sub(r"(?s)<!-- table.*?<!-- end -->", "", read("README.md")))
-    assert len(found) == 3
-    assert [row for row in found if row not in rows] == []
+    assert len(found) == 2
+    assert [row for row in found if row[:5] not in rows] == []  # the last cell names the data
 
 
 def numbers(text: str) -> list[list[str]]:
