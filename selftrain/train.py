@@ -91,7 +91,9 @@ def train(
                 is_last = epoch.number + 1 == config.epochs  # measured when all is done
                 if data.dev and not is_last and (epoch.number + 1) % config.eval_every == 0:
                     row |= _dev_metrics(training.measure_dev())
-                pictures = {} if is_last else training.draw_dev(epoch.number)
+                pictures: Mapping[str, bytes] = {}
+                if not is_last:
+                    pictures = training.draw_dev(epoch.number)
                 with signals.deferred():
                     _end_epoch(training, row, folder)
                     pace.begin()

@@ -92,6 +92,9 @@ NOT_RUN = {
     ),
     "mlflow models serve -m models:/selftrain-scenes@champion --env-manager local --host "
     "127.0.0.1 --port 5001": "test_serving.py serves so",
+    "python -m experiments.cuda STEP --out DIR --minutes 9": (
+        "for a CUDA machine; experiments/test_cuda.py takes steps in miniature"
+    ),
     "python -m experiments.speed.serving --record results/speed/serving.json": (
         "takes minutes; experiments/test_speed.py runs it in miniature"
     ),
