@@ -91,14 +91,12 @@ def train(
                 is_last = epoch.number + 1 == config.epochs  # measured when all is done
                 if data.dev and not is_last and (epoch.number + 1) % config.eval_every == 0:
                     row |= _dev_metrics(training.measure_dev())
-                pictures: Mapping[str, bytes] = {}
-                if not is_last:
-                    pictures = training.draw_dev(epoch.number)
+                drawn = {} if is_last else dict(training.draw_dev(epoch.number))
                 with signals.deferred():
                     _end_epoch(training, row, folder)
                     pace.begin()
                 _log(run, row)  # now that it is kept: the store may refuse it
-                run.log_images(pictures, step=epoch.number)
+                run.log_images(drawn, step=epoch.number)
             except (Terminated, LostWorker) as error:
                 _interrupt(training, epoch, folder, error)
             _tell(on_dev, row, config)
