@@ -9,7 +9,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export NO_MKDOCS_2_WARNING ?= 1
 PORT ?= 5000
 
-.PHONY: setup demo test test-gpu torture check format ui tables docs dist clean
+.PHONY: setup demo test test-gpu test-browser torture check format ui tables docs dist clean
 
 setup: $(VENV)/installed
 
@@ -27,6 +27,9 @@ test: setup
 
 test-gpu: setup
 	$(BIN)/pytest tests/gpu
+
+test-browser: setup
+	$(BIN)/pytest -m browser
 
 torture: setup
 	$(BIN)/pytest -m torture

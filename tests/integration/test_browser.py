@@ -1,6 +1,6 @@
 """What a person sees of the runs: MLflow's UI in a real browser, on a store of a real `main`.
 
-    SELFTRAIN_SCREENSHOTS=DIR pytest tests/integration/test_browser.py
+    SELFTRAIN_SCREENSHOTS=DIR pytest -m browser tests/integration/test_browser.py
 
 keeps the pictures of the pages. With SELFTRAIN_BROWSER_STORE=URI, of a store in which `prepare`,
 `main` and `report` have run, they are that store's; the README's were taken so.
@@ -30,6 +30,8 @@ from selftrain.knobs import Scalar
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
+
+pytestmark = pytest.mark.browser
 
 VALUES: dict[str, Scalar] = {
     "data.scenes.width": 128,
