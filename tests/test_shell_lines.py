@@ -90,8 +90,8 @@ NOT_RUN = {
         "needs Docker's daemon; test_containers.py reads the files, test_compose_services.py "
         "starts the services",
     ),
-    "mlflow models serve -m models:/selftrain-scenes@champion --env-manager local --host "
-    "127.0.0.1 --port 5001": "test_serving.py serves so",
+    "mlflow models serve -m models:/selftrain-scenes@champion --env-manager local "
+    "--host 127.0.0.1 --port 5001": "test_serving.py serves so",
     "python -m experiments.cuda STEP --out DIR --minutes 9": (
         "for a CUDA machine; experiments/test_cuda.py takes steps in miniature"
     ),
