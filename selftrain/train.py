@@ -95,8 +95,9 @@ def train(
                 with signals.deferred():
                     _end_epoch(training, row, folder)
                     pace.begin()
-                _log(run, row)  # now that it is kept: the store may refuse it
+                # Now that it is kept: the store may refuse it.
                 run.log_images(drawn, step=epoch.number)
+                _log(run, row)
             except (Terminated, LostWorker) as error:
                 _interrupt(training, epoch, folder, error)
             _tell(on_dev, row, config)
