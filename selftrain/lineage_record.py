@@ -9,8 +9,8 @@ from selftrain.files import write_atomically
 from selftrain.lineage import describe, describe_in_a_line, trace
 from selftrain.lineage_figure import FORMATS, draw, encode
 
-NOTE_TAG = "mlflow.note.content"
-"""That MLflow shows as a run's description."""
+_CHAIN = "**Chain:**"
+"""Begins the line of a description that has the chain."""
 _LONGEST_NOTE = 8000
 """Characters of a tag."""
 
@@ -29,15 +29,21 @@ def note_lineage(run_id: str) -> None:
     if not made.sources:
         return
     run = tracking.Run(run_id)
-    note = made.run.tags.get(NOTE_TAG, "") if made.run else ""
+    note = made.run.tags.get(tracking.DESCRIPTION_TAG, "") if made.run else ""
     what, *others = note.split("\n")
     # The chain says it all, and once.
-    rest = "\n".join(it for it in others if not it.startswith(("**Chain:**", "**Made from:**")))
-    chain = f"**Chain:** {describe_in_a_line(made)}"
+    rest = "\n".join(it for it in others if not it.startswith((_CHAIN, "**Made from:**")))
+    chain = f"{_CHAIN} {describe_in_a_line(made)}"
     # High up: MLflow folds a longer description.
-    run.set_tags({NOTE_TAG: "\n".join([what, "", chain, rest])[:_LONGEST_NOTE].strip()})
+    text = "\n".join([what, "", chain, rest])[:_LONGEST_NOTE].strip()
+    run.set_tags({tracking.DESCRIPTION_TAG: text})
     run.log_text(describe(made), "lineage/lineage.txt")
     run.log_figure(draw(made), "lineage/lineage.png")
+
+
+def has_chain(run: tracking.Finished) -> bool:
+    """Say whether a run has its chain: who made it may have died before."""
+    return _CHAIN in run.tags.get(tracking.DESCRIPTION_TAG, "")
 
 
 def show_lineage(config: LineageConfig) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from selftrain import distributed, tracking
 from selftrain.config import Config
 from selftrain.lineage import Made, trace
-from selftrain.lineage_record import NOTE_TAG, note_lineage
+from selftrain.lineage_record import has_chain, note_lineage
 from selftrain.model_card import write_card
 
 PREFIX = "selftrain-"
@@ -82,7 +82,7 @@ def _send(
 ) -> None:
     run = made.run
     assert run is not None
-    if made.sources and NOTE_TAG not in run.tags:
+    if made.sources and not has_chain(run):
         note_lineage(run.run_id)  # whoever has trained it was killed before
     evaluations = tracking.evaluations_of(run.run_id)
     names = hashlib.blake2b("\n".join(classes).encode(), digest_size=4).hexdigest()

@@ -48,6 +48,7 @@ from selftrain.store import (
 from selftrain.system_metrics import system_metrics
 
 __all__ = [
+    "DESCRIPTION_TAG",
     "KEY_TAG",
     "MODEL",
     "MODEL_ARTIFACTS",
@@ -91,7 +92,8 @@ SPOOL = "spool"
 _LONGEST_PARAM = 6000
 _LONGEST_IMAGE_KEY = 120
 """Characters: a file's name has 255 at most."""
-_DESCRIPTION_TAG = "mlflow.note.content"
+DESCRIPTION_TAG = "mlflow.note.content"
+"""That MLflow shows as a run's description."""
 _HAS_IMAGES_TAG = "mlflow.loggedImages"
 """Tells MLflow to look for them."""
 
@@ -165,7 +167,7 @@ class Run:
 
     def describe(self, lines: Sequence[str]) -> None:
         """Set the description that MLflow shows with the run, in Markdown."""
-        self.set_tags({_DESCRIPTION_TAG: "\n".join(lines)})
+        self.set_tags({DESCRIPTION_TAG: "\n".join(lines)})
 
     def log_text(self, text: str, file: str) -> None:
         """Log a text artifact, e.g. "config.json"."""

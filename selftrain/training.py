@@ -265,8 +265,7 @@ class Training:
 
         Raises:
             InputError: a loss or a gradient is infinite or NaN; the step and its crops are named.
-                Or the network has become so, as running statistics may without the loss. All
-                ranks raise it, and the checkpoint before is as it was.
+                All ranks raise it, and the checkpoint before is as it was.
         """
         begun = self._begin(epoch)
         self.engine.forward.train()
@@ -288,7 +287,6 @@ class Training:
             after_step()
         sight = watch.look()
         self._require_finite(epoch, sight)
-        self._require_finite_network(epoch)
         crops_seen = epoch.steps * crops_a_step
         seconds = time.perf_counter() - start
         return {
@@ -354,16 +352,6 @@ class Training:
             f"{optim.clip_norm:g}, or look at the {len(batch)} crops of {epoch.crop_size} pixels "
             f"that it has seen: {name_crops(batch, [*self.data.real, *self.data.pseudo])}."
         )
-
-    def _require_finite_network(self, epoch: Epoch) -> None:
-        """Stop before a network that answers nonsense is measured or kept."""
-        if broken := not_finite(self.engine.result().state_dict()):
-            raise InputError(
-                f"After epoch {epoch.number} there is NaN or infinity in {len(broken)} of the "
-                f"network's tensors ({name_some(broken)}): lower optim.lr = "
-                f"{self.config.optim.lr:g}, clip gradients by optim.clip_norm = "
-                f"{self.config.optim.clip_norm:g}, or set machine.precision to fp32."
-            )
 
     def _dev_note(self) -> str:
         measured = [row["dev/mIoU"] for row in self.history if "dev/mIoU" in row]

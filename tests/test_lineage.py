@@ -17,7 +17,7 @@ from selftrain.config import Config, LineageConfig
 from selftrain.errors import InputError, Unavailable
 from selftrain.lineage import Made, describe, describe_in_markdown, each, trace
 from selftrain.lineage_figure import draw, encode
-from selftrain.lineage_record import NOTE_TAG, note_lineage, show_lineage
+from selftrain.lineage_record import note_lineage, show_lineage
 from selftrain.pipeline import Pipeline
 
 REAL = {"real": ("a" * 16, 4), "dev": ("b" * 16, 2)}
@@ -175,17 +175,19 @@ def test_the_chain_is_noted_in_the_run_of_who_has_one(chain: dict[str, str]) -> 
     note_lineage(chain["student"])
     note_lineage(chain["teacher"])
     student, teacher = (mlflow.get_run(chain[name]) for name in ("student", "teacher"))
-    assert f"runs/{chain['labels']})" in student.data.tags[NOTE_TAG]
-    assert NOTE_TAG not in teacher.data.tags
+    assert f"runs/{chain['labels']})" in student.data.tags[tracking.DESCRIPTION_TAG]
+    assert tracking.DESCRIPTION_TAG not in teacher.data.tags
     files = mlflow.MlflowClient().list_artifacts(chain["student"], "lineage")
     assert [Path(it.path).name for it in files] == ["lineage.png", "lineage.txt"]
 
 
 def test_the_chain_leaves_the_rest_of_a_description_as_it_was(chain: dict[str, str]) -> None:
     run = tracking.Run(chain["student"])
-    run.set_tags({NOTE_TAG: "A student.\n\n**Data:** some.\n\nEvery knob."})
+    run.set_tags({tracking.DESCRIPTION_TAG: "A student.\n\n**Data:** some.\n\nEvery knob."})
     note_lineage(chain["student"])
-    first, _, line, _, *rest = mlflow.get_run(chain["student"]).data.tags[NOTE_TAG].split("\n")
+    first, _, line, _, *rest = (
+        mlflow.get_run(chain["student"]).data.tags[tracking.DESCRIPTION_TAG].split("\n")
+    )
     assert first == "A student."
     assert line.startswith("**Chain:** student")
     assert rest == ["**Data:** some.", "", "Every knob."]
@@ -292,4 +294,4 @@ def test_the_command_shows_the_chain_of_a_trained_student_and_leaves_no_run(
     assert f"written: {tmp_path / 'c.png'}" in said
     assert Image.open(tmp_path / "c.png").height > 300
     assert len(mlflow.search_runs(search_all_experiments=True)) == before
-    assert NOTE_TAG in mlflow.get_run(student.run_id).data.tags
+    assert tracking.DESCRIPTION_TAG in mlflow.get_run(student.run_id).data.tags

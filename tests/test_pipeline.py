@@ -111,7 +111,7 @@ def test_a_description_links_the_runs_that_a_product_was_made_from(config: Confi
     run = mlflow.get_run(again.student.run_id)
     page = f"#/experiments/{run.info.experiment_id}/runs/{again.pseudo_labels.run_id}"
     text = run.data.tags["mlflow.note.content"]
-    assert f"]({page})" in text
+    assert f"[pseudo labels {again.pseudo_labels.key[:6]}]({page})" in text
     assert "scenes: 4 labelled images (1/2 of them), 4 unlabelled, 2 in dev, 2 in test." in text
     assert "python -m selftrain student --benchmark=scenes" in text
 

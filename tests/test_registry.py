@@ -20,7 +20,6 @@ from selftrain.benchmarks import benchmark
 from selftrain.config import Config
 from selftrain.errors import InputError
 from selftrain.knobs import override
-from selftrain.lineage_record import NOTE_TAG
 from selftrain.locks import FileLock
 from selftrain.pipeline import Pipeline
 from selftrain.registry import CONTROL, FINETUNED, STUDENT, TEACHER, register, renew_card
@@ -459,4 +458,17 @@ def test_a_student_whose_maker_was_killed_before_it_noted_the_chain_gets_it(
     labels = finished_run("pseudo labels", stage="pseudo_label", upstream={"teacher": teacher})
     student = train("s", 0.3, upstream={"pseudo_labels": labels})
     add(student)
-    assert re.search(rf"runs/{teacher}\)", mlflow.get_run(student).data.tags[NOTE_TAG])
+    assert re.search(
+        rf"runs/{teacher}\)", mlflow.get_run(student).data.tags[tracking.DESCRIPTION_TAG]
+    )
+
+
+def test_a_student_that_was_described_but_not_given_its_chain_gets_it_too(train: Train) -> None:
+    teacher = train("t", 0.2, role="teacher")
+    labels = finished_run("pseudo labels", stage="pseudo_label", upstream={"teacher": teacher})
+    student = train("s", 0.3, upstream={"pseudo_labels": labels})
+    tracking.Run(student).describe(["A student.", "", "Every knob."])
+    add(student)
+    text = mlflow.get_run(student).data.tags[tracking.DESCRIPTION_TAG]
+    assert text.startswith("A student.\n")
+    assert re.search(rf"runs/{teacher}\)", text)
