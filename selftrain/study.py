@@ -51,8 +51,8 @@ SMALL_SCENES: Mapping[str, Scalar] = {
         }.items()
     },
 }
-"""Size of `scenes` for studies: 600 steps on 32 labelled frames, after which four times the crops of
-the same labels gain about as much on dev as the paper's control does on its data, 1 point
+"""Size of `scenes` for studies: 600 steps on 32 labelled frames. Four times the crops of the same
+labels then gain about as much on dev as the paper's control does on its data, 1 point
 (results/scenes/table2_pseudo_ratio.csv). Without random scales, with which a network of this size
 would go on learning for hours."""
 Role = Literal["teacher", "student", "control", "finetune"]
